@@ -1,0 +1,790 @@
+//! The convolution on the CPU: a few images at a time are unfolded into a matrix ("im2col",
+//! Chellapilla et al. 2006) that stays in the cache, and matrix products do the rest.
+//!
+//! With K = channels_in k_h k_w taps and N = h_out w_out positions, an unfolded image is the matrix
+//! X `[K, N]` and
+//! - y = W X + b
+//! - dL/dW = the sum over images of dL/dy X^T
+//! - dL/dx = the convolution of dL/dy with the weight turned by 180 degrees, where the stride is 1;
+//!   else W^T dL/dy, folded back
+
+use std::cell::Cell;
+
+use burn::backend::{Flex, flex::FlexTensor};
+use gemm::Parallelism;
+
+use crate::{
+    CpuOperations,
+    parallel::for_each_piece,
+    primitive::{Values, dims, tensor},
+    simd::{for_each_instruction_set, sum},
+};
+
+impl CpuOperations for Flex {
+    fn cpu_conv2d(
+        x: FlexTensor,
+        weight: FlexTensor,
+        bias: FlexTensor,
+        stride: usize,
+        padding: usize,
+    ) -> FlexTensor {
+        let shape = Convolution::new(dims(&x), dims(&weight), stride, padding);
+        let (x, weight, bias) = (Values::of(x), Values::of(weight), Values::of(bias));
+        let y = shape.forward(x.as_slice(), weight.as_slice(), Some(bias.as_slice()));
+        tensor(y, shape.y_dims())
+    }
+
+    fn cpu_group_norm_silu(
+        x: FlexTensor,
+        gamma: FlexTensor,
+        beta: FlexTensor,
+        groups: usize,
+        epsilon: f64,
+        activate: bool,
+    ) -> FlexTensor {
+        crate::group_norm::forward(x, gamma, beta, groups, epsilon, activate).0
+    }
+}
+
+/// The gradient of the loss for each input of a convolution.
+#[cfg(feature = "train")]
+mod backward {
+    use burn::backend::{
+        Autodiff, Flex,
+        autodiff::{
+            NodeId,
+            checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
+            grads::Gradients,
+            ops::{Backward, Ops, OpsKind},
+        },
+        flex::FlexTensor,
+        tensor::FloatTensor,
+    };
+
+    use super::Convolution;
+    use crate::{
+        CpuOperations,
+        primitive::{Values, dims, tensor},
+    };
+
+    #[derive(Debug)]
+    struct Conv2d;
+
+    impl Backward<Flex, 3> for Conv2d {
+        /// x (for the weight's gradient), the weight (for x's), both shapes, stride and padding.
+        type State = (Option<NodeId>, Option<NodeId>, Convolution);
+
+        fn backward(
+            self,
+            ops: Ops<Self::State, 3>,
+            grads: &mut Gradients,
+            checkpointer: &mut Checkpointer,
+        ) {
+            let [x_node, weight_node, bias_node] = ops.parents;
+            let (x, weight, shape) = ops.state;
+            let mut restore = |id| Values::of(checkpointer.retrieve_node_output::<FlexTensor>(id));
+            let (x, weight) = (x.map(&mut restore), weight.map(&mut restore));
+            let dy = Values::of(grads.consume::<Flex>(&ops.node));
+
+            if let (Some(node), Some(weight)) = (x_node, weight) {
+                let dx = shape.input_gradient(dy.as_slice(), weight.as_slice());
+                grads.register::<Flex>(node.id, tensor(dx, shape.x_dims()));
+            }
+            if let Some(node) = bias_node {
+                let db = shape.bias_gradient(dy.as_slice());
+                grads.register::<Flex>(node.id, tensor(db, [shape.channels_out]));
+            }
+            if let (Some(node), Some(x)) = (weight_node, x) {
+                let dw = shape.weight_gradient(x.as_slice(), dy.as_slice());
+                grads.register::<Flex>(node.id, tensor(dw, shape.weight_dims()));
+            }
+        }
+    }
+
+    impl<C: CheckpointStrategy> CpuOperations for Autodiff<Flex, C> {
+        fn cpu_conv2d(
+            x: FloatTensor<Self>,
+            weight: FloatTensor<Self>,
+            bias: FloatTensor<Self>,
+            stride: usize,
+            padding: usize,
+        ) -> FloatTensor<Self> {
+            let shape = Convolution::new(
+                dims(x.primitive()),
+                dims(weight.primitive()),
+                stride,
+                padding,
+            );
+            let nodes = [x.node(), weight.node(), bias.node()];
+            let forward = |x, weight, bias| Flex::cpu_conv2d(x, weight, bias, stride, padding);
+            match Conv2d.prepare::<C>(nodes).compute_bound().stateful() {
+                OpsKind::Tracked(mut operation) => {
+                    let state = (
+                        weight.is_tracked().then(|| operation.checkpoint(&x)),
+                        x.is_tracked().then(|| operation.checkpoint(&weight)),
+                        shape,
+                    );
+                    let y = forward(
+                        x.into_primitive(),
+                        weight.into_primitive(),
+                        bias.into_primitive(),
+                    );
+                    operation.finish(state, y)
+                }
+                OpsKind::UnTracked(operation) => operation.finish(forward(
+                    x.into_primitive(),
+                    weight.into_primitive(),
+                    bias.into_primitive(),
+                )),
+            }
+        }
+
+        fn cpu_group_norm_silu(
+            x: FloatTensor<Self>,
+            gamma: FloatTensor<Self>,
+            beta: FloatTensor<Self>,
+            groups: usize,
+            epsilon: f64,
+            activate: bool,
+        ) -> FloatTensor<Self> {
+            crate::group_norm::tracked::<C>(x, gamma, beta, groups, epsilon, activate)
+        }
+    }
+}
+
+/// Columns that a matrix product should have to fill the vector registers: small images are
+/// unfolded several at a time.
+const COLUMNS: usize = 192;
+
+/// Pieces of the batch whose weight gradients are summed apart, then in order. More pieces serve
+/// more threads and cost one pass over the weight each.
+const PIECES: usize = 8;
+
+/// The lengths of one convolution.
+#[derive(Debug, Clone, Copy)]
+struct Convolution {
+    batch: usize,
+    channels_in: usize,
+    /// Height and width of x.
+    size_in: [usize; 2],
+    channels_out: usize,
+    kernel: [usize; 2],
+    stride: usize,
+    padding: usize,
+    /// Height and width of y.
+    size_out: [usize; 2],
+}
+
+impl Convolution {
+    fn new(x: [usize; 4], weight: [usize; 4], stride: usize, padding: usize) -> Self {
+        let [batch, channels_in, height, width] = x;
+        let [channels_out, weight_channels, k_h, k_w] = weight;
+        assert_eq!(
+            channels_in, weight_channels,
+            "conv2d: x has {channels_in} channels, the weight is for {weight_channels}"
+        );
+        assert!(
+            stride > 0 && k_h > 0 && k_w > 0,
+            "conv2d: the stride is {stride} and the kernel {k_h} x {k_w}; each must be at least 1"
+        );
+        let out = |length: usize, k: usize| match (length + 2 * padding).checked_sub(k) {
+            Some(last) => last / stride + 1,
+            None => 0,
+        };
+        Self {
+            batch,
+            channels_in,
+            size_in: [height, width],
+            channels_out,
+            kernel: [k_h, k_w],
+            stride,
+            padding,
+            size_out: [out(height, k_h), out(width, k_w)],
+        }
+    }
+
+    fn x_dims(&self) -> [usize; 4] {
+        let [height, width] = self.size_in;
+        [self.batch, self.channels_in, height, width]
+    }
+
+    fn weight_dims(&self) -> [usize; 4] {
+        let [k_h, k_w] = self.kernel;
+        [self.channels_out, self.channels_in, k_h, k_w]
+    }
+
+    fn y_dims(&self) -> [usize; 4] {
+        let [height, width] = self.size_out;
+        [self.batch, self.channels_out, height, width]
+    }
+
+    /// K: the values of x that one value of y depends on.
+    fn taps(&self) -> usize {
+        self.channels_in * self.kernel[0] * self.kernel[1]
+    }
+
+    /// N: the positions of y.
+    fn positions(&self) -> usize {
+        self.size_out[0] * self.size_out[1]
+    }
+
+    /// The values of one image of x.
+    fn x_image(&self) -> usize {
+        self.channels_in * self.size_in[0] * self.size_in[1]
+    }
+
+    /// The values of one image of y.
+    fn y_image(&self) -> usize {
+        self.channels_out * self.positions()
+    }
+
+    /// The images that are unfolded together.
+    fn group(&self) -> usize {
+        COLUMNS
+            .div_ceil(self.positions().max(1))
+            .min(self.batch)
+            .max(1)
+    }
+
+    /// Whether an unfolded image is the image.
+    fn is_pointwise(&self) -> bool {
+        self.kernel == [1, 1] && self.stride == 1 && self.padding == 0
+    }
+
+    /// Threads within one matrix product pay only where there is nothing else to share out.
+    fn parallelism(&self) -> Parallelism {
+        #[cfg(feature = "threads")]
+        if self.group() == self.batch {
+            return Parallelism::Rayon(0);
+        }
+        Parallelism::None
+    }
+
+    /// y = W X + b.
+    fn forward(&self, x: &[f32], weight: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
+        let (taps, n) = (self.taps(), self.positions());
+        if let Some(bias) = bias {
+            assert_eq!(
+                bias.len(),
+                self.channels_out,
+                "conv2d: one bias for each channel"
+            );
+        }
+        let mut y = vec![0.0; self.batch * self.y_image()];
+        if y.is_empty() {
+            return y;
+        }
+        let weight = Matrix::rows(weight, taps);
+        let product = |columns: &[f32], pitch: usize, y: &mut [f32]| {
+            if let Some(bias) = bias {
+                for (row, &bias) in y.chunks_exact_mut(pitch).zip(bias) {
+                    row.fill(bias);
+                }
+            }
+            let size = [self.channels_out, taps, pitch];
+            let columns = Matrix::rows(columns, pitch);
+            multiply(size, weight, columns, y, bias.is_some(), self.parallelism());
+        };
+        for_each_piece(&mut y, self.group() * self.y_image(), |i, y| {
+            let images = y.len() / self.y_image();
+            let x = self.images(x, i * self.group(), images, self.x_image());
+            if images == 1 {
+                self.with_columns(x, |columns| product(columns, n, y));
+                return;
+            }
+            let pitch = images * n;
+            self.with_columns(x, |columns| {
+                with_scratch(&PRODUCT, self.channels_out * pitch, |joined| {
+                    product(columns, pitch, joined);
+                    for (image, y) in y.chunks_exact_mut(self.y_image()).enumerate() {
+                        let rows = joined.chunks_exact(pitch);
+                        for (y, row) in y.chunks_exact_mut(n).zip(rows) {
+                            y.copy_from_slice(&row[image * n..][..n]);
+                        }
+                    }
+                });
+            });
+        });
+        y
+    }
+
+    /// dL/dx, from dL/dy.
+    #[cfg(any(feature = "train", test))]
+    fn input_gradient(&self, dy: &[f32], weight: &[f32]) -> Vec<f32> {
+        let [k_h, k_w] = self.kernel;
+        if self.stride == 1 && k_h == k_w && self.padding < k_h && !dy.is_empty() {
+            let turned = Self::new(
+                self.y_dims(),
+                [self.channels_in, self.channels_out, k_h, k_w],
+                1,
+                k_h - 1 - self.padding,
+            );
+            return turned.forward(dy, &self.turned_weight(weight), None);
+        }
+        let mut dx = vec![0.0; self.batch * self.x_image()];
+        if dx.is_empty() || dy.is_empty() || self.channels_out == 0 {
+            return dx;
+        }
+        let (taps, n) = (self.taps(), self.positions());
+        for_each_piece(&mut dx, self.x_image(), |image, dx| {
+            let dy = Matrix::rows(self.images(dy, image, 1, self.y_image()), n);
+            with_scratch(&COLUMNS_OF_X, taps * n, |columns| {
+                let weight = Matrix::rows(weight, taps).transposed();
+                let size = [taps, self.channels_out, n];
+                multiply(size, weight, dy, columns, false, Parallelism::None);
+                self.fold(columns, dx);
+            });
+        });
+        dx
+    }
+
+    /// The weight as seen from y: channels exchanged, each kernel turned by 180 degrees.
+    #[cfg(any(feature = "train", test))]
+    fn turned_weight(&self, weight: &[f32]) -> Vec<f32> {
+        let area = self.kernel[0] * self.kernel[1];
+        let mut turned = vec![0.0; weight.len()];
+        for (i, kernel) in weight.chunks_exact(area).enumerate() {
+            let (c_out, c_in) = (i / self.channels_in, i % self.channels_in);
+            let to = &mut turned[(c_in * self.channels_out + c_out) * area..][..area];
+            for (to, &from) in to.iter_mut().zip(kernel.iter().rev()) {
+                *to = from;
+            }
+        }
+        turned
+    }
+
+    /// dL/dW, from dL/dy: each piece of the batch sums its own, and the pieces are added in order.
+    #[cfg(any(feature = "train", test))]
+    fn weight_gradient(&self, x: &[f32], dy: &[f32]) -> Vec<f32> {
+        let (taps, n) = (self.taps(), self.positions());
+        let length = self.channels_out * taps;
+        let groups = self.batch.div_ceil(self.group());
+        let groups_each = groups.div_ceil(PIECES).max(1);
+        let pieces = groups.div_ceil(groups_each);
+        if length == 0 || n == 0 || pieces == 0 {
+            return vec![0.0; length];
+        }
+        let mut partial = vec![0.0; pieces * length];
+        for_each_piece(&mut partial, length, |piece, dw| {
+            for group in (piece * groups_each..groups).take(groups_each) {
+                let first = group * self.group();
+                let images = self.group().min(self.batch - first);
+                let x = self.images(x, first, images, self.x_image());
+                let dy = self.images(dy, first, images, self.y_image());
+                let pitch = images * n;
+                let mut product = |columns: &[f32], dy: &[f32]| {
+                    let columns = Matrix::rows(columns, pitch).transposed();
+                    let size = [self.channels_out, pitch, taps];
+                    let dy = Matrix::rows(dy, pitch);
+                    multiply(size, dy, columns, dw, true, Parallelism::None);
+                };
+                self.with_columns(x, |columns| {
+                    if images == 1 {
+                        product(columns, dy);
+                        return;
+                    }
+                    with_scratch(&PRODUCT, self.channels_out * pitch, |joined| {
+                        for (image, dy) in dy.chunks_exact(self.y_image()).enumerate() {
+                            let rows = joined.chunks_exact_mut(pitch);
+                            for (dy, row) in dy.chunks_exact(n).zip(rows) {
+                                row[image * n..][..n].copy_from_slice(dy);
+                            }
+                        }
+                        product(columns, joined);
+                    });
+                });
+            }
+        });
+        let (total, rest) = partial.split_at_mut(length);
+        for_each_piece(total, 4096, |i, total| {
+            for dw in rest.chunks_exact(length) {
+                for (total, &dw) in total.iter_mut().zip(&dw[i * 4096..]) {
+                    *total += dw;
+                }
+            }
+        });
+        partial.truncate(length);
+        partial
+    }
+
+    /// dL/db, from dL/dy.
+    #[cfg(any(feature = "train", test))]
+    fn bias_gradient(&self, dy: &[f32]) -> Vec<f32> {
+        let mut db = vec![0.0; self.channels_out];
+        if dy.is_empty() {
+            return db;
+        }
+        // Channels are independent, so each thread sums whole ones, over the images in order.
+        let channels = self.channels_out.div_ceil(PIECES);
+        for_each_piece(&mut db, channels, |piece, db| {
+            for dy in dy.chunks_exact(self.y_image()) {
+                let first = piece * channels * self.positions();
+                add_row_sums(&dy[first..], self.positions(), db);
+            }
+        });
+        db
+    }
+
+    /// `count` images of a batch.
+    fn images<'a>(&self, batch: &'a [f32], first: usize, count: usize, size: usize) -> &'a [f32] {
+        &batch[first * size..][..count * size]
+    }
+
+    /// Calls `work` with the images of `x`, unfolded side by side: `[K, images N]`.
+    fn with_columns(&self, x: &[f32], work: impl FnOnce(&[f32])) {
+        let images = x.len() / self.x_image().max(1);
+        if self.is_pointwise() && images == 1 {
+            return work(x);
+        }
+        let (n, pitch) = (self.positions(), images * self.positions());
+        with_scratch(&COLUMNS_OF_X, self.taps() * pitch, |columns| {
+            let area = self.kernel[0] * self.kernel[1];
+            let plane = self.size_in[0] * self.size_in[1];
+            for (tap, row) in columns.chunks_exact_mut(pitch).enumerate() {
+                let (channel, offset) = (tap / area, tap % area);
+                let tap = [offset / self.kernel[1], offset % self.kernel[1]];
+                for (image, row) in row.chunks_exact_mut(n).enumerate() {
+                    let plane = &x[image * self.x_image() + channel * plane..][..plane];
+                    self.unfold(plane, tap, row);
+                }
+            }
+            work(columns);
+        });
+    }
+
+    /// What tap `[i, j]` of a kernel sees of one plane of x, at each position; 0 in the padding.
+    fn unfold(&self, plane: &[f32], [i, j]: [usize; 2], row: &mut [f32]) {
+        let width = self.size_in[1];
+        if self.stride == 1 && self.size_out == self.size_in {
+            // The output is as large as the input: one shifted copy, then the margins.
+            let n = plane.len();
+            let (ahead, behind) = (i * width + j, self.padding * width + self.padding);
+            let start = behind.saturating_sub(ahead).min(n);
+            let from = ahead.saturating_sub(behind).min(n);
+            let length = n - start.max(from);
+            row[..start].fill(0.0);
+            row[start..start + length].copy_from_slice(&plane[from..from + length]);
+            row[start + length..].fill(0.0);
+            let left = self.padding.saturating_sub(j).min(width);
+            let right = j.saturating_sub(self.padding).min(width);
+            if left + right > 0 {
+                for row in row.chunks_exact_mut(width) {
+                    row[..left].fill(0.0);
+                    row[width - right..].fill(0.0);
+                }
+            }
+            return;
+        }
+        for (y, row) in row.chunks_exact_mut(self.size_out[1]).enumerate() {
+            let Some(line) = self.line(y, i) else {
+                row.fill(0.0);
+                continue;
+            };
+            let line = &plane[line * width..][..width];
+            for (x, value) in row.iter_mut().enumerate() {
+                let from = (x * self.stride + j).checked_sub(self.padding);
+                *value = from.and_then(|from| line.get(from)).copied().unwrap_or(0.0);
+            }
+        }
+    }
+
+    /// The inverse of unfolding: adds each value of `columns` `[K, N]` where it came from.
+    #[cfg(any(feature = "train", test))]
+    fn fold(&self, columns: &[f32], x: &mut [f32]) {
+        let [k_h, k_w] = self.kernel;
+        let width = self.size_in[1];
+        let planes = x.chunks_exact_mut(self.size_in[0] * width);
+        let taps = columns.chunks_exact(k_h * k_w * self.positions());
+        for (plane, taps) in planes.zip(taps) {
+            for (tap, row) in taps.chunks_exact(self.positions()).enumerate() {
+                let (i, j) = (tap / k_w, tap % k_w);
+                for (y, row) in row.chunks_exact(self.size_out[1]).enumerate() {
+                    let Some(line) = self.line(y, i) else {
+                        continue;
+                    };
+                    let line = &mut plane[line * width..][..width];
+                    for (x, &value) in row.iter().enumerate() {
+                        let to = (x * self.stride + j).checked_sub(self.padding);
+                        if let Some(to) = to.and_then(|to| line.get_mut(to)) {
+                            *to += value;
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// The line of x that row `i` of the kernel sees at line `y` of the output.
+    fn line(&self, y: usize, i: usize) -> Option<usize> {
+        let line = (y * self.stride + i).checked_sub(self.padding)?;
+        (line < self.size_in[0]).then_some(line)
+    }
+}
+
+for_each_instruction_set! {
+    /// Adds the sum of each row of `length` values.
+    #[cfg(any(feature = "train", test))]
+    fn add_row_sums(rows: &[f32], length: usize, sums: &mut [f32]) {
+        for (total, row) in sums.iter_mut().zip(rows.chunks_exact(length)) {
+            *total += sum(row, |value| value);
+        }
+    }
+}
+
+thread_local! {
+    static COLUMNS_OF_X: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
+    static PRODUCT: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
+}
+
+/// Lends `length` values of a buffer that this thread keeps; what they are is left over.
+fn with_scratch(
+    buffer: &'static std::thread::LocalKey<Cell<Vec<f32>>>,
+    length: usize,
+    work: impl FnOnce(&mut [f32]),
+) {
+    let mut values = buffer.take();
+    if values.len() < length {
+        values.resize(length, 0.0);
+    }
+    work(&mut values[..length]);
+    buffer.set(values);
+}
+
+/// A matrix within a slice: the value in row i and column j stands at `i * row + j * column`.
+#[derive(Clone, Copy)]
+struct Matrix<'a> {
+    values: &'a [f32],
+    row: usize,
+    column: usize,
+}
+
+impl<'a> Matrix<'a> {
+    /// Row after row, each of `length` values.
+    fn rows(values: &'a [f32], length: usize) -> Self {
+        let (row, column) = (length, 1);
+        Self {
+            values,
+            row,
+            column,
+        }
+    }
+
+    /// With rows and columns exchanged.
+    #[cfg(any(feature = "train", test))]
+    fn transposed(self) -> Self {
+        let (row, column) = (self.column, self.row);
+        Self {
+            row,
+            column,
+            ..self
+        }
+    }
+
+    /// Whether a matrix of these lengths lies within the slice.
+    fn holds(&self, rows: usize, columns: usize) -> bool {
+        rows == 0
+            || columns == 0
+            || (rows - 1) * self.row + (columns - 1) * self.column < self.values.len()
+    }
+}
+
+/// y = a b, or y += a b with `accumulate`: a `[m, k]`, b `[k, n]`, y `[m, n]` row after row.
+fn multiply(
+    [m, k, n]: [usize; 3],
+    a: Matrix,
+    b: Matrix,
+    y: &mut [f32],
+    accumulate: bool,
+    parallelism: Parallelism,
+) {
+    assert!(a.holds(m, k) && b.holds(k, n) && y.len() >= m * n);
+    // SAFETY: the assertion keeps every element that the product reads or writes within its slice;
+    // y is borrowed mutably, so it overlaps neither a nor b; without `accumulate` y is not read.
+    unsafe {
+        gemm::gemm(
+            m,
+            n,
+            k,
+            y.as_mut_ptr(),
+            1,
+            n as isize,
+            accumulate,
+            a.values.as_ptr(),
+            a.column as isize,
+            a.row as isize,
+            b.values.as_ptr(),
+            b.column as isize,
+            b.row as isize,
+            1.0,
+            1.0,
+            false,
+            false,
+            false,
+            parallelism,
+        );
+    }
+}
+
+#[cfg(all(test, feature = "train"))]
+mod tests {
+    use super::*;
+    use crate::plain;
+    use burn::tensor::{Device, Distribution, Tensor};
+    use proptest::prelude::*;
+
+    /// y and the gradients for x, weight and bias of a loss that weighs each value of y differently.
+    fn run(
+        convolution: impl Fn(Tensor<4>, Tensor<4>, Option<Tensor<1>>) -> Tensor<4>,
+        [x, weight, pull]: [&Tensor<4>; 3],
+        bias: Option<&Tensor<1>>,
+    ) -> Vec<Vec<f32>> {
+        let device = crate::cpu().autodiff();
+        let leaf =
+            |tensor: &Tensor<4>| Tensor::<4>::from_data(tensor.to_data(), &device).require_grad();
+        let (x, weight) = (leaf(x), leaf(weight));
+        let bias = bias.map(|bias| Tensor::<1>::from_data(bias.to_data(), &device).require_grad());
+        let y = convolution(x.clone(), weight.clone(), bias.clone());
+        let pull = Tensor::<4>::from_data(pull.to_data(), &device);
+        let grads = (y.clone() * pull).sum().backward();
+        let mut results = vec![
+            values(y),
+            values(x.grad(&grads).unwrap()),
+            values(weight.grad(&grads).unwrap()),
+        ];
+        results.extend(bias.map(|bias| values(bias.grad(&grads).unwrap())));
+        results
+    }
+
+    fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
+        tensor.into_data().try_to_vec().unwrap()
+    }
+
+    fn random(shape: [usize; 4], device: &Device) -> Tensor<4> {
+        Tensor::random(shape, Distribution::Normal(0.0, 1.0), device)
+    }
+
+    /// The largest difference, relative to the largest value.
+    fn distance(a: &[f32], b: &[f32]) -> f32 {
+        assert_eq!(a.len(), b.len());
+        let scale = b.iter().fold(1e-3f32, |max, b| max.max(b.abs()));
+        a.iter()
+            .zip(b)
+            .fold(0.0f32, |max, (a, b)| max.max((a - b).abs()))
+            / scale
+    }
+
+    fn compare(x: [usize; 4], weight: [usize; 4], biased: bool, stride: usize, padding: usize) {
+        let device = crate::cpu();
+        let shape = Convolution::new(x, weight, stride, padding);
+        let x = random(x, &device);
+        let w = random(weight, &device);
+        let bias = biased.then(|| Tensor::<1>::random([weight[0]], Distribution::Default, &device));
+        let pull = random(shape.y_dims(), &device);
+        let inputs = [&x, &w, &pull];
+        let own = run(
+            |x, w, b| crate::conv2d(x, w, b, stride, padding),
+            inputs,
+            bias.as_ref(),
+        );
+        let twin = run(
+            |x, w, b| plain::conv2d(x, w, b, stride, padding),
+            inputs,
+            bias.as_ref(),
+        );
+        for (name, (own, twin)) in ["y", "dx", "dw", "db"].iter().zip(own.iter().zip(&twin)) {
+            let error = distance(own, twin);
+            assert!(error < 1e-5, "{name} of {shape:?}: {error}");
+        }
+        let untracked = crate::conv2d(x, w, bias, stride, padding);
+        assert_eq!(values(untracked), own[0]);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..Default::default() })]
+
+        #[test]
+        fn equals_its_plain_twin(
+            batch in 1usize..12,
+            channels_in in 1usize..20,
+            channels_out in 1usize..20,
+            size in (3usize..17, 3usize..17),
+            kernel in prop_oneof![Just(1usize), Just(3), Just(4), Just(5)],
+            stride in 1usize..3,
+            padding in 0usize..3,
+            biased: bool,
+        ) {
+            prop_assume!(size.0.min(size.1) + 2 * padding >= kernel);
+            compare(
+                [batch, channels_in, size.0, size.1],
+                [channels_out, channels_in, kernel, kernel],
+                biased,
+                stride,
+                padding,
+            );
+        }
+    }
+
+    #[test]
+    fn equals_its_plain_twin_at_the_sizes_of_the_network() {
+        for (batch, channels, size, kernel) in [
+            (64, 64, 14, 3),
+            (64, 64, 7, 3),
+            (13, 64, 7, 1),
+            (5, 32, 28, 3),
+            (1, 128, 7, 3),
+        ] {
+            let weight = [channels, channels, kernel, kernel];
+            compare([batch, channels, size, size], weight, true, 1, kernel / 2);
+        }
+        compare([16, 32, 28, 28], [64, 32, 3, 3], true, 2, 1);
+        compare([3, 2, 1, 1], [4, 2, 3, 3], true, 1, 1);
+    }
+
+    #[test]
+    fn gradients_do_not_depend_on_thread_timing() {
+        let device = crate::cpu();
+        let x = random([37, 16, 14, 14], &device);
+        let w = random([24, 16, 3, 3], &device);
+        let pull = random([37, 24, 14, 14], &device);
+        let gradients = || {
+            run(
+                |x, w, b| crate::conv2d(x, w, b, 1, 1),
+                [&x, &w, &pull],
+                None,
+            )
+        };
+        let first = gradients();
+        for _ in 0..8 {
+            assert_eq!(gradients(), first);
+        }
+    }
+
+    #[test]
+    fn reads_views_and_takes_empty_batches() {
+        let device = crate::cpu();
+        let x = random([2, 9, 8, 3], &device).permute([0, 3, 1, 2]);
+        let w = random([3, 3, 4, 5], &device)
+            .permute([3, 0, 1, 2])
+            .slice([1..4, 0..3, 0..3, 0..3]);
+        let own = crate::conv2d(x.clone(), w.clone(), None, 1, 1);
+        let twin = plain::conv2d(x, w.clone(), None, 1, 1);
+        assert!(distance(&values(own), &values(twin)) < 1e-5);
+        let empty = Tensor::<4>::zeros([0, 3, 8, 8], &device);
+        assert_eq!(crate::conv2d(empty, w, None, 2, 1).dims(), [0, 3, 4, 4]);
+        let results = run(
+            |x, w, b| crate::conv2d(x, w, b, 1, 1),
+            [
+                &Tensor::zeros([0, 3, 8, 8], &device),
+                &random([4, 3, 3, 3], &device),
+                &Tensor::zeros([0, 4, 8, 8], &device),
+            ],
+            Some(&Tensor::zeros([4], &device)),
+        );
+        assert!(
+            results[2]
+                .iter()
+                .chain(&results[3])
+                .all(|&gradient| gradient == 0.0)
+        );
+    }
+}
