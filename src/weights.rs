@@ -1,0 +1,455 @@
+//! The file the page loads: weights, and all that is needed to use and to trust them.
+//!
+//! A burnpack container (`.bpk`) with the tensors in half precision, and three strings beside
+//! them: `format_version`, `metadata` (the [`Metadata`] as JSON) and `sha256`. The container has
+//! no checksum of its own, and a flipped bit would load silently and paint rags. A reader builds
+//! the network from the metadata, never from constants of its own.
+//!
+//! One more tensor, [`PROBE`], is what these weights predict for a known noise. A device that
+//! answers otherwise computes wrong, however plausible its pictures.
+
+use burn::{
+    module::Module,
+    store::ModuleRecord,
+    tensor::{Bytes, DType, Device, Tensor, TensorData},
+};
+use burn_pack::{Reader, Writer};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::{
+    BetaSchedule, GaussianDiffusion, NoiseSchedule, UNet, UNetConfig, noise::gaussian_batch,
+    schedule::ScheduleError, unet::ConfigError,
+};
+
+/// Version of the file's layout and of what its fields mean. Raised whenever an old reader would
+/// misunderstand a new file.
+pub const FORMAT_VERSION: u32 = 1;
+
+/// Name of the stored answer among the tensors.
+pub const PROBE: &str = "probe.pred_noise";
+
+/// What a weights file says about itself.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Metadata {
+    /// The network's shape.
+    pub config: UNetConfig,
+    /// T.
+    pub timesteps: usize,
+    /// The shape of beta_t.
+    pub schedule: BetaSchedule,
+    /// Passes over the data set.
+    pub epoch: u32,
+    /// Training images seen, repetitions counted.
+    pub images_seen: u64,
+    /// Decay of the averaged weights these are.
+    pub ema_decay: f64,
+    /// What it was trained on, in words.
+    pub dataset: String,
+    /// SHA-256 of the training images and labels, uncompressed, one after the other; hexadecimal.
+    pub dataset_sha256: String,
+    /// Commit of the source that trained it, `unknown` outside a repository.
+    pub source_commit: String,
+    /// Numbers in the network.
+    pub parameters: usize,
+}
+
+impl Metadata {
+    /// The tables of the schedule it was trained with.
+    ///
+    /// # Errors
+    /// [`ScheduleError`] where `timesteps` makes no schedule.
+    pub fn diffusion(&self) -> Result<GaussianDiffusion, ScheduleError> {
+        NoiseSchedule::new(self.schedule, self.timesteps).map(GaussianDiffusion::new)
+    }
+}
+
+/// A weights file, read.
+#[derive(Debug, Clone)]
+pub struct Weights {
+    /// The network, in f32 on the device.
+    pub unet: UNet,
+    /// Noising with the schedule it was trained with.
+    pub diffusion: GaussianDiffusion,
+    /// What the file says about itself.
+    pub metadata: Metadata,
+    /// SHA-256 over all tensors and the metadata; hexadecimal.
+    pub sha256: String,
+    /// The stored answer, 784 numbers; see [`Self::probe`].
+    pub expected_probe: Vec<f32>,
+}
+
+impl Weights {
+    /// Asks the network what the file holds the answer to, shape `[1, 1, 28, 28]`.
+    pub fn probe(&self, device: &Device) -> Tensor<4> {
+        probe(&self.unet, self.metadata.timesteps, device)
+    }
+}
+
+/// Pure noise shown as if it were half an image, with no label: far from anything a network was
+/// trained on, so that all of it has work to do.
+fn probe(unet: &UNet, timesteps: usize, device: &Device) -> Tensor<4> {
+    let x = gaussian_batch(0, 0..1, 0, timesteps, device);
+    unet.forward(x, &[timesteps / 2], &[None])
+}
+
+/// Why a weights file cannot be used.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum WeightsError {
+    /// Not a burnpack file, or cut off.
+    #[error(
+        "expected a complete weights file (.bpk), found {bytes} bytes that are none ({reason}); fetch it again"
+    )]
+    Container {
+        /// How much there was.
+        bytes: usize,
+        /// The container's own complaint.
+        reason: String,
+    },
+    /// A burnpack file that is not ours.
+    #[error(
+        "expected a weights file of Fashion DDPM, found a burnpack file without `{0}`; use one made by `trainer export`"
+    )]
+    Foreign(&'static str),
+    /// Another version of the layout.
+    #[error(
+        "expected format version {FORMAT_VERSION}, found {0}; export the weights again with this version of the trainer"
+    )]
+    Version(String),
+    /// Bits that changed since the file was written.
+    #[error(
+        "expected the checksum {expected}, found {found}: the file was altered or damaged; fetch it again"
+    )]
+    Checksum {
+        /// What the file says.
+        expected: String,
+        /// What its content says.
+        found: String,
+    },
+    /// Metadata that cannot be read, though the checksum holds.
+    #[error(
+        "expected the metadata of format version {FORMAT_VERSION}, found something else ({0}); export the weights again"
+    )]
+    Metadata(String),
+    /// Metadata that describe no network.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// Metadata that describe no schedule.
+    #[error(transparent)]
+    Schedule(#[from] ScheduleError),
+    /// Tensors that are not the described network's.
+    #[error(
+        "expected the tensors of the network that the metadata describe, found others ({0}); export the weights again"
+    )]
+    Architecture(String),
+}
+
+/// Makes the file: the network's weights rounded to half precision, and the metadata.
+///
+/// # Errors
+/// [`WeightsError`] where the weights do not fit `metadata.config`, or the container fails.
+pub fn encode(unet: &UNet, metadata: &Metadata, device: &Device) -> Result<Vec<u8>, WeightsError> {
+    let container = |error: &dyn std::fmt::Display| WeightsError::Container {
+        bytes: 0,
+        reason: error.to_string(),
+    };
+    let record = unet.clone().into_record();
+    let full = record.into_bytes().map_err(|error| container(&error))?;
+    let reader = Reader::from_bytes(full).map_err(|error| container(&error))?;
+    let mut tensors = reader.into_tensors().map_err(|error| container(&error))?;
+    for tensor in &mut tensors {
+        *tensor = converted(tensor.clone(), DType::F16)?;
+    }
+    // The answer belongs to the rounded weights, not to those in memory.
+    let rounded = load(&metadata.config, tensors.clone(), device)?;
+    let answer = probe(&rounded, metadata.timesteps, device).into_data_as::<f32>();
+    let (bytes, shape, dtype) = answer.into_parts();
+    tensors.push(burn_pack::Tensor::new(
+        PROBE.to_owned(),
+        dtype,
+        shape,
+        None,
+        bytes,
+    ));
+
+    let json = serde_json::to_string(metadata).expect("plain data");
+    let sha256 = checksum(&json, &tensors)?;
+    let bytes = Writer::new(tensors)
+        .with_metadata("format_version", &FORMAT_VERSION.to_string())
+        .with_metadata("metadata", &json)
+        .with_metadata("sha256", &sha256)
+        .into_bytes()
+        .map_err(|error| container(&error))?;
+    Ok(bytes.to_vec())
+}
+
+/// What a file says about itself, and its checksum, once that is found to be true.
+///
+/// # Errors
+/// [`WeightsError`] where the file is cut off, altered, foreign or of another version.
+pub fn read_metadata(bytes: &[u8]) -> Result<(Metadata, String), WeightsError> {
+    open(bytes).map(|(metadata, sha256, _)| (metadata, sha256))
+}
+
+/// Builds the network that the file describes, with its weights in f32 on `device`.
+///
+/// # Errors
+/// [`WeightsError`] where the file is cut off, altered, foreign, of another version, or describes a
+/// network that its tensors do not fit.
+pub fn decode(bytes: &[u8], device: &Device) -> Result<Weights, WeightsError> {
+    let (metadata, sha256, mut tensors) = open(bytes)?;
+    metadata.config.validate()?;
+    let diffusion = metadata.diffusion()?;
+    let probe = tensors
+        .iter()
+        .position(|tensor| tensor.name == PROBE)
+        .ok_or(WeightsError::Foreign(PROBE))?;
+    let probe = data(tensors.swap_remove(probe))?;
+    let expected_probe = probe
+        .convert::<f32>()
+        .try_to_vec::<f32>()
+        .unwrap_or_default();
+    let unet = load(&metadata.config, tensors, device)?;
+    Ok(Weights {
+        unet,
+        diffusion,
+        metadata,
+        sha256,
+        expected_probe,
+    })
+}
+
+/// Reads the container and compares the checksum, before anything in it is believed.
+fn open(bytes: &[u8]) -> Result<(Metadata, String, Vec<burn_pack::Tensor>), WeightsError> {
+    let container = |error: burn_pack::Error| WeightsError::Container {
+        bytes: bytes.len(),
+        reason: error.to_string(),
+    };
+    let reader = Reader::from_bytes(Bytes::from_bytes_vec(bytes.to_vec())).map_err(container)?;
+    let strings = reader.metadata().clone();
+    let string = |key: &'static str| strings.get(key).ok_or(WeightsError::Foreign(key));
+    let version = string("format_version")?;
+    if *version != FORMAT_VERSION.to_string() {
+        return Err(WeightsError::Version(version.clone()));
+    }
+    let json = string("metadata")?;
+    let expected = string("sha256")?;
+    let tensors = reader.into_tensors().map_err(container)?;
+    let found = checksum(json, &tensors)?;
+    if found != *expected {
+        let expected = expected.clone();
+        return Err(WeightsError::Checksum { expected, found });
+    }
+    let metadata =
+        serde_json::from_str(json).map_err(|error| WeightsError::Metadata(error.to_string()))?;
+    Ok((metadata, found, tensors))
+}
+
+/// SHA-256 over the metadata and, in the order of their names, all tensors; every part preceded by
+/// its length, so that no byte can change sides.
+fn checksum(json: &str, tensors: &[burn_pack::Tensor]) -> Result<String, WeightsError> {
+    let mut sha256 = Sha256::new();
+    let mut part = |bytes: &[u8]| {
+        sha256.update((bytes.len() as u64).to_le_bytes());
+        sha256.update(bytes);
+    };
+    part(&FORMAT_VERSION.to_le_bytes());
+    part(json.as_bytes());
+    let mut ordered: Vec<_> = tensors.iter().collect();
+    ordered.sort_by(|a, b| a.name.cmp(&b.name));
+    for tensor in ordered {
+        part(tensor.name.as_bytes());
+        part(format!("{:?}", tensor.dtype).as_bytes());
+        for size in tensor.shape.iter() {
+            part(&(*size as u64).to_le_bytes());
+        }
+        let bytes = tensor.to_bytes().map_err(unreadable)?;
+        part(&bytes);
+    }
+    Ok(hex(&sha256.finalize()))
+}
+
+/// Bytes in hexadecimal.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// A network of this shape with these weights, in f32. The weights it is initialised with are
+/// never computed: burn makes them only where they are read.
+fn load(
+    config: &UNetConfig,
+    tensors: Vec<burn_pack::Tensor>,
+    device: &Device,
+) -> Result<UNet, WeightsError> {
+    let architecture =
+        |error: &dyn std::fmt::Display| WeightsError::Architecture(error.to_string());
+    let tensors = tensors
+        .into_iter()
+        .map(|tensor| converted(tensor, DType::F32))
+        .collect::<Result<Vec<_>, _>>()?;
+    let bytes = Writer::new(tensors)
+        .into_bytes()
+        .map_err(|error| architecture(&error))?;
+    let record = ModuleRecord::from_bytes(bytes).map_err(|error| architecture(&error))?;
+    config
+        .init(device)
+        .try_load_record(record)
+        .map_err(|error| architecture(&error))
+}
+
+/// The same numbers in another precision, without the training's identities.
+fn converted(tensor: burn_pack::Tensor, dtype: DType) -> Result<burn_pack::Tensor, WeightsError> {
+    let name = tensor.name.clone();
+    let (bytes, shape, dtype) = data(tensor)?.convert_dtype(dtype).into_parts();
+    Ok(burn_pack::Tensor::new(name, dtype, shape, None, bytes))
+}
+
+fn data(tensor: burn_pack::Tensor) -> Result<TensorData, WeightsError> {
+    if !matches!(tensor.dtype, DType::F16 | DType::F32) {
+        let found = format!("{} in {:?}", tensor.name, tensor.dtype);
+        return Err(WeightsError::Architecture(found));
+    }
+    let (_, dtype, shape, _, bytes) = tensor.into_parts().map_err(unreadable)?;
+    Ok(TensorData::from_bytes(bytes, shape, dtype))
+}
+
+fn unreadable(error: burn_pack::Error) -> WeightsError {
+    WeightsError::Container {
+        bytes: 0,
+        reason: error.to_string(),
+    }
+}
+
+/// `web/weights/index.json`: which weights there are.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Index {
+    /// The file used where none is asked for; one of `models`.
+    pub default: String,
+    /// Every file, in the order of their epochs.
+    pub models: Vec<IndexEntry>,
+}
+
+impl Index {
+    /// The entry of the default file.
+    pub fn default_entry(&self) -> Option<&IndexEntry> {
+        self.models.iter().find(|model| model.file == self.default)
+    }
+}
+
+/// One weights file.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct IndexEntry {
+    /// Name beside the index.
+    pub file: String,
+    /// Its length.
+    pub bytes: u64,
+    /// SHA-256 of the whole file; hexadecimal.
+    pub sha256: String,
+    /// Passes over the data set.
+    pub epoch: u32,
+    /// What `trainer evaluate` found; empty where it has not been run.
+    #[serde(default)]
+    pub evaluation: serde_json::Map<String, serde_json::Value>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn metadata() -> Metadata {
+        Metadata {
+            config: UNetConfig {
+                channels: vec![8, 8],
+                ..UNetConfig::default()
+            },
+            timesteps: 1000,
+            schedule: BetaSchedule::Linear,
+            epoch: 3,
+            images_seen: 180_000,
+            ema_decay: 0.999,
+            dataset: "none".to_owned(),
+            dataset_sha256: "00".to_owned(),
+            source_commit: "unknown".to_owned(),
+            parameters: 1,
+        }
+    }
+
+    fn encoded() -> Vec<u8> {
+        let device = kernels::cpu();
+        let metadata = metadata();
+        encode(&metadata.config.init(&device), &metadata, &device).unwrap()
+    }
+
+    #[test]
+    fn what_was_written_is_read() {
+        let device = kernels::cpu();
+        let bytes = encoded();
+        let weights = decode(&bytes, &device).unwrap();
+        assert_eq!(weights.metadata, metadata());
+        assert_eq!(
+            read_metadata(&bytes).unwrap(),
+            (metadata(), weights.sha256.clone())
+        );
+        assert_eq!(weights.expected_probe.len(), 784);
+        // Half precision is kept exactly: a second round trip changes no bit.
+        assert_eq!(encode(&weights.unet, &metadata(), &device).unwrap(), bytes);
+        let answer = weights.probe(&device).into_data_as::<f32>();
+        assert_eq!(answer.try_to_vec::<f32>().unwrap(), weights.expected_probe);
+    }
+
+    /// Every cut and every flipped bit is noticed, except in the padding between tensors, which
+    /// nobody reads.
+    #[test]
+    fn damage_is_an_error_and_never_a_panic() {
+        let device = kernels::cpu();
+        let bytes = encoded();
+        for cut in (0..bytes.len()).step_by(bytes.len() / 37) {
+            let error = decode(&bytes[..cut], &device).unwrap_err();
+            assert!(matches!(error, WeightsError::Container { .. }), "{error}");
+        }
+        let original = decode(&bytes, &device).unwrap();
+        for place in (0..bytes.len()).step_by(bytes.len() / 211) {
+            let mut altered = bytes.clone();
+            altered[place] ^= 0x40;
+            match decode(&altered, &device) {
+                Err(_) => {}
+                Ok(weights) => {
+                    assert_eq!(weights.sha256, original.sha256);
+                    let again = encode(&weights.unet, &weights.metadata, &device).unwrap();
+                    assert_eq!(again, bytes, "byte {place} went unnoticed");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn other_versions_and_architectures_are_named() {
+        let device = kernels::cpu();
+        let repack = |change: fn(&mut String, &mut Metadata)| {
+            let reader = Reader::from_bytes(Bytes::from_bytes_vec(encoded())).unwrap();
+            let (mut version, mut metadata) = (FORMAT_VERSION.to_string(), metadata());
+            change(&mut version, &mut metadata);
+            let json = serde_json::to_string(&metadata).unwrap();
+            let tensors = reader.into_tensors().unwrap();
+            let sha256 = checksum(&json, &tensors).unwrap();
+            let bytes = Writer::new(tensors)
+                .with_metadata("format_version", &version)
+                .with_metadata("metadata", &json)
+                .with_metadata("sha256", &sha256)
+                .into_bytes()
+                .unwrap();
+            decode(&bytes, &device).map(|weights| weights.metadata)
+        };
+        assert_eq!(repack(|_, _| {}).unwrap(), metadata());
+        let version = repack(|version, _| *version = "2".to_owned()).unwrap_err();
+        assert_eq!(version, WeightsError::Version("2".to_owned()));
+        let wider = repack(|_, m| m.config.channels = vec![16, 16]).unwrap_err();
+        assert!(matches!(wider, WeightsError::Architecture(_)), "{wider}");
+        let deeper = repack(|_, m| m.config.blocks = 2).unwrap_err();
+        assert!(matches!(deeper, WeightsError::Architecture(_)), "{deeper}");
+        let none = repack(|_, m| m.config.groups = 0).unwrap_err();
+        assert!(matches!(none, WeightsError::Config(_)), "{none}");
+        let steps = repack(|_, m| m.timesteps = 1).unwrap_err();
+        assert!(matches!(steps, WeightsError::Schedule(_)), "{steps}");
+    }
+}
