@@ -422,6 +422,17 @@ mod tests {
         }
     }
 
+    /// One digit of the metadata, which no tensor depends on.
+    #[test]
+    fn a_changed_word_about_the_weights_is_noticed() {
+        let mut altered = encoded();
+        let word = br#""epoch":3"#;
+        let place = altered.windows(word.len()).position(|bytes| bytes == word);
+        altered[place.unwrap() + word.len() - 1] = b'4';
+        let error = read_metadata(&altered).unwrap_err();
+        assert!(matches!(error, WeightsError::Checksum { .. }), "{error}");
+    }
+
     #[test]
     fn other_versions_and_architectures_are_named() {
         let device = kernels::cpu();
