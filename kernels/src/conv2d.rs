@@ -628,95 +628,79 @@ fn multiply(
 #[cfg(all(test, feature = "train"))]
 mod tests {
     use super::*;
-    use crate::plain;
-    use burn::tensor::{Device, Distribution, Tensor};
+    use crate::{
+        plain,
+        testing::{distance, random, run, values},
+    };
+    use burn::tensor::Tensor;
     use proptest::prelude::*;
 
-    /// y and the gradients for x, weight and bias of a loss that weighs each value of y differently.
-    fn run(
-        convolution: impl Fn(Tensor<4>, Tensor<4>, Option<Tensor<1>>) -> Tensor<4>,
-        [x, weight, pull]: [&Tensor<4>; 3],
-        bias: Option<&Tensor<1>>,
-    ) -> Vec<Vec<f32>> {
-        let device = crate::cpu().autodiff();
-        let leaf =
-            |tensor: &Tensor<4>| Tensor::<4>::from_data(tensor.to_data(), &device).require_grad();
-        let (x, weight) = (leaf(x), leaf(weight));
-        let bias = bias.map(|bias| Tensor::<1>::from_data(bias.to_data(), &device).require_grad());
-        let y = convolution(x.clone(), weight.clone(), bias.clone());
-        let pull = Tensor::<4>::from_data(pull.to_data(), &device);
-        let grads = (y.clone() * pull).sum().backward();
-        let mut results = vec![
-            values(y),
-            values(x.grad(&grads).unwrap()),
-            values(weight.grad(&grads).unwrap()),
+    /// One of the two convolutions, on flat inputs.
+    fn apply(
+        function: fn(Tensor<4>, Tensor<4>, Option<Tensor<1>>, usize, usize) -> Tensor<4>,
+        shape: Convolution,
+    ) -> impl Fn(&[Tensor<1>]) -> Tensor<4> {
+        move |inputs| {
+            function(
+                inputs[0].clone().reshape(shape.x_dims()),
+                inputs[1].clone().reshape(shape.weight_dims()),
+                inputs.get(2).cloned(),
+                shape.stride,
+                shape.padding,
+            )
+        }
+    }
+
+    fn inputs(shape: Convolution, biased: bool) -> Vec<Vec<f32>> {
+        let mut inputs = vec![
+            random(1, shape.batch * shape.x_image()),
+            random(2, shape.channels_out * shape.taps()),
         ];
-        results.extend(bias.map(|bias| values(bias.grad(&grads).unwrap())));
-        results
-    }
-
-    fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
-        tensor.into_data().try_to_vec().unwrap()
-    }
-
-    fn random(shape: [usize; 4], device: &Device) -> Tensor<4> {
-        Tensor::random(shape, Distribution::Normal(0.0, 1.0), device)
-    }
-
-    /// The largest difference, relative to the largest value.
-    fn distance(a: &[f32], b: &[f32]) -> f32 {
-        assert_eq!(a.len(), b.len());
-        let scale = b.iter().fold(1e-3f32, |max, b| max.max(b.abs()));
-        a.iter()
-            .zip(b)
-            .fold(0.0f32, |max, (a, b)| max.max((a - b).abs()))
-            / scale
+        inputs.extend(biased.then(|| random(3, shape.channels_out)));
+        inputs
     }
 
     fn compare(x: [usize; 4], weight: [usize; 4], biased: bool, stride: usize, padding: usize) {
-        let device = crate::cpu();
         let shape = Convolution::new(x, weight, stride, padding);
-        let x = random(x, &device);
-        let w = random(weight, &device);
-        let bias = biased.then(|| Tensor::<1>::random([weight[0]], Distribution::Default, &device));
-        let pull = random(shape.y_dims(), &device);
-        let inputs = [&x, &w, &pull];
-        let own = run(
-            |x, w, b| crate::conv2d(x, w, b, stride, padding),
-            inputs,
-            bias.as_ref(),
-        );
-        let twin = run(
-            |x, w, b| plain::conv2d(x, w, b, stride, padding),
-            inputs,
-            bias.as_ref(),
-        );
+        let inputs = inputs(shape, biased);
+        let pull = random(4, shape.batch * shape.y_image());
+        let own = run(apply(crate::conv2d, shape), &inputs, &pull);
+        let twin = run(apply(plain::conv2d, shape), &inputs, &pull);
         for (name, (own, twin)) in ["y", "dx", "dw", "db"].iter().zip(own.iter().zip(&twin)) {
             let error = distance(own, twin);
             assert!(error < 1e-5, "{name} of {shape:?}: {error}");
         }
-        let untracked = crate::conv2d(x, w, bias, stride, padding);
-        assert_eq!(values(untracked), own[0]);
+        let device = crate::cpu();
+        let inputs: Vec<_> = inputs
+            .iter()
+            .map(|values| Tensor::from_floats(values.as_slice(), &device))
+            .collect();
+        assert_eq!(values(apply(crate::conv2d, shape)(&inputs)), own[0]);
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..Default::default() })]
+        #![proptest_config(ProptestConfig {
+            cases: 128,
+            failure_persistence: None,
+            ..Default::default()
+        })]
 
         #[test]
         fn equals_its_plain_twin(
             batch in 1usize..12,
             channels_in in 1usize..20,
             channels_out in 1usize..20,
-            size in (3usize..17, 3usize..17),
-            kernel in prop_oneof![Just(1usize), Just(3), Just(4), Just(5)],
-            stride in 1usize..3,
-            padding in 0usize..3,
+            size in (1usize..17, 1usize..17),
+            kernel in prop_oneof![Just([1usize, 1]), Just([3, 3]), Just([4, 4]), Just([5, 3])],
+            stride in 1usize..4,
+            padding in 0usize..4,
             biased: bool,
         ) {
-            prop_assume!(size.0.min(size.1) + 2 * padding >= kernel);
+            prop_assume!(size.0 + 2 * padding >= kernel[0]);
+            prop_assume!(size.1 + 2 * padding >= kernel[1]);
             compare(
                 [batch, channels_in, size.0, size.1],
-                [channels_out, channels_in, kernel, kernel],
+                [channels_out, channels_in, kernel[0], kernel[1]],
                 biased,
                 stride,
                 padding,
@@ -737,54 +721,63 @@ mod tests {
             compare([batch, channels, size, size], weight, true, 1, kernel / 2);
         }
         compare([16, 32, 28, 28], [64, 32, 3, 3], true, 2, 1);
-        compare([3, 2, 1, 1], [4, 2, 3, 3], true, 1, 1);
     }
 
     #[test]
     fn gradients_do_not_depend_on_thread_timing() {
-        let device = crate::cpu();
-        let x = random([37, 16, 14, 14], &device);
-        let w = random([24, 16, 3, 3], &device);
-        let pull = random([37, 24, 14, 14], &device);
-        let gradients = || {
-            run(
-                |x, w, b| crate::conv2d(x, w, b, 1, 1),
-                [&x, &w, &pull],
-                None,
-            )
-        };
-        let first = gradients();
+        let shape = Convolution::new([37, 16, 14, 14], [24, 16, 3, 3], 1, 1);
+        let inputs = inputs(shape, true);
+        let pull = random(4, shape.batch * shape.y_image());
+        let first = run(apply(crate::conv2d, shape), &inputs, &pull);
         for _ in 0..8 {
-            assert_eq!(gradients(), first);
+            assert_eq!(run(apply(crate::conv2d, shape), &inputs, &pull), first);
+        }
+    }
+
+    #[test]
+    fn only_what_is_asked_for_gets_a_gradient() {
+        let shape = Convolution::new([2, 3, 5, 5], [4, 3, 3, 3], 1, 1);
+        let inputs = inputs(shape, true);
+        let pull = random(4, shape.batch * shape.y_image());
+        let all = run(apply(crate::conv2d, shape), &inputs, &pull);
+        let plain_device = crate::cpu();
+        for wanted in 0..3 {
+            let constants: Vec<Tensor<1>> = inputs
+                .iter()
+                .map(|values| Tensor::from_floats(values.as_slice(), &plain_device))
+                .collect();
+            let one = run(
+                |leaf| {
+                    let mut inputs = constants.clone();
+                    inputs[wanted] = leaf[0].clone();
+                    apply(crate::conv2d, shape)(&inputs)
+                },
+                &inputs[wanted..=wanted],
+                &pull,
+            );
+            assert_eq!(one, [all[0].clone(), all[wanted + 1].clone()]);
         }
     }
 
     #[test]
     fn reads_views_and_takes_empty_batches() {
         let device = crate::cpu();
-        let x = random([2, 9, 8, 3], &device).permute([0, 3, 1, 2]);
-        let w = random([3, 3, 4, 5], &device)
+        let tensor = |seed, shape: [usize; 4]| {
+            let values = random(seed, shape.iter().product());
+            Tensor::<1>::from_floats(values.as_slice(), &device).reshape(shape)
+        };
+        let x = tensor(1, [2, 9, 8, 3]).permute([0, 3, 1, 2]);
+        let w = tensor(2, [3, 3, 4, 5])
             .permute([3, 0, 1, 2])
             .slice([1..4, 0..3, 0..3, 0..3]);
         let own = crate::conv2d(x.clone(), w.clone(), None, 1, 1);
         let twin = plain::conv2d(x, w.clone(), None, 1, 1);
         assert!(distance(&values(own), &values(twin)) < 1e-5);
+
         let empty = Tensor::<4>::zeros([0, 3, 8, 8], &device);
         assert_eq!(crate::conv2d(empty, w, None, 2, 1).dims(), [0, 3, 4, 4]);
-        let results = run(
-            |x, w, b| crate::conv2d(x, w, b, 1, 1),
-            [
-                &Tensor::zeros([0, 3, 8, 8], &device),
-                &random([4, 3, 3, 3], &device),
-                &Tensor::zeros([0, 4, 8, 8], &device),
-            ],
-            Some(&Tensor::zeros([4], &device)),
-        );
-        assert!(
-            results[2]
-                .iter()
-                .chain(&results[3])
-                .all(|&gradient| gradient == 0.0)
-        );
+        let shape = Convolution::new([0, 3, 8, 8], [4, 3, 3, 3], 1, 1);
+        let results = run(apply(crate::conv2d, shape), &inputs(shape, true), &[]);
+        assert_eq!(results[2..], [vec![0.0; 4 * 3 * 9], vec![0.0; 4]]);
     }
 }

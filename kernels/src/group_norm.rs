@@ -300,3 +300,145 @@ mod backward {
         }
     }
 }
+
+#[cfg(all(test, feature = "train"))]
+mod tests {
+    use burn::tensor::Tensor;
+    use proptest::prelude::*;
+
+    use crate::{
+        plain,
+        testing::{distance, random, run, values},
+    };
+
+    type Function = fn(Tensor<4>, Tensor<1>, Tensor<1>, usize, f64, bool) -> Tensor<4>;
+
+    /// One of the two normalisations, on flat inputs.
+    fn apply(
+        function: Function,
+        shape: [usize; 4],
+        groups: usize,
+        activate: bool,
+    ) -> impl Fn(&[Tensor<1>]) -> Tensor<4> {
+        move |inputs| {
+            let [x, gamma, beta] = [0, 1, 2].map(|i| inputs[i].clone());
+            function(x.reshape(shape), gamma, beta, groups, 1e-5, activate)
+        }
+    }
+
+    /// x with a mean and a scale that matter, gamma around 1, beta around 0.
+    fn inputs([batch, channels, height, width]: [usize; 4]) -> Vec<Vec<f32>> {
+        let x = random(1, batch * channels * height * width);
+        let gamma = random(2, channels);
+        vec![
+            x.iter().map(|x| 3.0 * x + 0.7).collect(),
+            gamma.iter().map(|gamma| 1.0 + 0.5 * gamma).collect(),
+            random(3, channels),
+        ]
+    }
+
+    fn compare(shape: [usize; 4], groups: usize, activate: bool) {
+        let inputs = inputs(shape);
+        let pull = random(4, shape.iter().product());
+        let own = run(
+            apply(crate::group_norm_silu, shape, groups, activate),
+            &inputs,
+            &pull,
+        );
+        let twin = run(
+            apply(plain::group_norm_silu, shape, groups, activate),
+            &inputs,
+            &pull,
+        );
+        for (name, (own, twin)) in ["y", "dx", "dgamma", "dbeta"]
+            .iter()
+            .zip(own.iter().zip(&twin))
+        {
+            let error = distance(own, twin);
+            assert!(
+                error < 1e-5,
+                "{name} of {shape:?}, {groups} groups: {error}"
+            );
+        }
+        let device = crate::cpu();
+        let inputs: Vec<_> = inputs
+            .iter()
+            .map(|values| Tensor::from_floats(values.as_slice(), &device))
+            .collect();
+        let untracked = apply(crate::group_norm_silu, shape, groups, activate)(&inputs);
+        assert_eq!(values(untracked), own[0]);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..Default::default() })]
+
+        // At least 4 values in a group: of fewer the gradient cancels to nothing but rounding.
+        #[test]
+        fn equals_its_plain_twin(
+            batch in 1usize..9,
+            channels in 1usize..7,
+            groups in 1usize..5,
+            size in (2usize..15, 2usize..15),
+            activate: bool,
+        ) {
+            compare([batch, channels * groups, size.0, size.1], groups, activate);
+        }
+    }
+
+    #[test]
+    fn equals_its_plain_twin_at_the_sizes_of_the_network() {
+        compare([64, 64, 14, 14], 8, true);
+        compare([64, 128, 7, 7], 8, true);
+        compare([1, 32, 28, 28], 8, false);
+    }
+
+    /// The law of the operation: each group has mean 0 and variance 1, wherever it was before.
+    #[test]
+    fn a_group_becomes_standard() {
+        let (shape, groups) = ([3, 6, 5, 7], 2);
+        let mut inputs = inputs(shape);
+        inputs[0].iter_mut().for_each(|x| *x += 100.0);
+        inputs[1].fill(1.0);
+        inputs[2].fill(0.0);
+        let function = apply(crate::group_norm_silu, shape, groups, false);
+        let y = run(function, &inputs, &random(4, 3 * 6 * 5 * 7)).remove(0);
+        for group in y.chunks_exact(3 * 5 * 7) {
+            let n = group.len() as f64;
+            let mean = group.iter().map(|&y| f64::from(y)).sum::<f64>() / n;
+            let square = group.iter().map(|&y| f64::from(y).powi(2)).sum::<f64>() / n;
+            assert!(
+                mean.abs() < 1e-4 && (square - 1.0).abs() < 1e-4,
+                "{mean} {square}"
+            );
+        }
+    }
+
+    #[test]
+    fn gradients_do_not_depend_on_thread_timing() {
+        let shape = [37, 16, 14, 14];
+        let inputs = inputs(shape);
+        let pull = random(4, shape.iter().product());
+        let once = || {
+            run(
+                apply(crate::group_norm_silu, shape, 8, true),
+                &inputs,
+                &pull,
+            )
+        };
+        let first = once();
+        for _ in 0..8 {
+            assert_eq!(once(), first);
+        }
+    }
+
+    #[test]
+    fn takes_an_empty_batch() {
+        let shape = [0, 4, 3, 3];
+        let results = run(
+            apply(crate::group_norm_silu, shape, 2, true),
+            &inputs(shape),
+            &[],
+        );
+        assert_eq!(results[2..], [vec![0.0; 4], vec![0.0; 4]]);
+    }
+}

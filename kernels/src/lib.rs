@@ -23,6 +23,8 @@ mod parallel;
 pub mod plain;
 mod primitive;
 mod simd;
+#[cfg(all(test, feature = "train"))]
+mod testing;
 
 /// The CPU, in Burn's backend for it ("Flex").
 pub fn cpu() -> Device {
