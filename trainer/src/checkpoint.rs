@@ -1,0 +1,256 @@
+//! What a killed run goes on from: one file, written whole or not at all.
+//!
+//! A burnpack container in full precision with the weights, AdamW's moments and the average, and
+//! two strings: `training` (configuration, position and losses as JSON) and `sha256` over the rest.
+//! The container has no checksum of its own, and a run must not go on from damaged weights.
+
+use std::sync::Arc;
+
+use burn::{
+    module::Module,
+    store::ModuleRecord,
+    tensor::{Bytes, Device, Tensor, TensorData},
+};
+use burn_pack::{Reader, Writer};
+use fashion_ddpm::{Ema, UNet, weights::hex};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::{
+    data::Dataset,
+    optimizer::AdamW,
+    train::{Position, TrainConfig, TrainError, Trainer},
+};
+
+/// Raised whenever an old reader would misunderstand a new file.
+const FORMAT_VERSION: u32 = 1;
+
+/// Why a checkpoint cannot be gone on from.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckpointError {
+    /// No container, or cut off.
+    #[error("the checkpoint is damaged ({0}); start again in another --run folder")]
+    Container(String),
+    /// A container that is no checkpoint, or of another version.
+    #[error(
+        "this is no checkpoint of this version of the trainer ({0}); start again in another --run folder"
+    )]
+    Foreign(String),
+    /// Bits that changed since it was written.
+    #[error(
+        "the checkpoint is damaged: expected the checksum {expected}, found {found}; start again in another --run folder"
+    )]
+    Checksum {
+        /// What the file says.
+        expected: String,
+        /// What its content says.
+        found: String,
+    },
+    /// Other images than it was trained on.
+    #[error(
+        "the run was begun on other images: expected SHA-256 {expected}, found {found}; name their folder with --data"
+    )]
+    OtherData {
+        /// Of the images before.
+        expected: String,
+        /// Of the images now.
+        found: String,
+    },
+    /// A configuration that describes no training.
+    #[error(transparent)]
+    Train(#[from] TrainError),
+}
+
+/// All of a run but its tensors.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Training {
+    format_version: u32,
+    /// What decides the run.
+    pub config: TrainConfig,
+    /// Where it stands.
+    pub position: Position,
+    dataset_sha256: String,
+    optimizer_steps: u64,
+    ema_updates: u64,
+}
+
+/// Makes the file.
+///
+/// # Errors
+/// [`CheckpointError::Container`] where the container fails; [`TrainError::Diverged`] where the
+/// losses are no numbers.
+pub fn encode(trainer: &mut Trainer) -> Result<Vec<u8>, CheckpointError> {
+    trainer.settle()?;
+    let training = Training {
+        format_version: FORMAT_VERSION,
+        config: trainer.config.clone(),
+        position: trainer.position.clone(),
+        dataset_sha256: trainer.dataset_sha256().to_owned(),
+        optimizer_steps: trainer.optimizer.steps,
+        ema_updates: trainer.ema.updates(),
+    };
+    let mut tensors = flatten("model", &trainer.model.valid())?;
+    tensors.extend(flatten("average", trainer.ema.model())?);
+    for (name, moment) in [
+        ("moment_1", &trainer.optimizer.moment_1),
+        ("moment_2", &trainer.optimizer.moment_2),
+    ] {
+        let (bytes, shape, dtype) = moment.clone().into_data().into_parts();
+        tensors.push(burn_pack::Tensor::new(
+            name.to_owned(),
+            dtype,
+            shape,
+            None,
+            bytes,
+        ));
+    }
+    let json = serde_json::to_string(&training).expect("plain data");
+    let sha256 = checksum(&json, &tensors)?;
+    let bytes = Writer::new(tensors)
+        .with_metadata("training", &json)
+        .with_metadata("sha256", &sha256)
+        .into_bytes()
+        .map_err(container)?;
+    Ok(bytes.to_vec())
+}
+
+/// Goes on where [`encode`] was called.
+///
+/// # Errors
+/// [`CheckpointError`] where the file is damaged, foreign, or belongs to other images.
+pub fn decode(
+    bytes: &[u8],
+    dataset: Arc<Dataset>,
+    device: &Device,
+) -> Result<Trainer, CheckpointError> {
+    let (training, tensors) = open(bytes)?;
+    if training.dataset_sha256 != dataset.sha256() {
+        return Err(CheckpointError::OtherData {
+            expected: training.dataset_sha256,
+            found: dataset.sha256().to_owned(),
+        });
+    }
+    let config = training.config;
+    config.network.validate().map_err(TrainError::from)?;
+    let mut parts: [Vec<burn_pack::Tensor>; 2] = Default::default();
+    let mut moments = [None, None];
+    for mut tensor in tensors {
+        if let Some(name) = tensor.name.strip_prefix("model.") {
+            tensor.name = name.to_owned();
+            parts[0].push(tensor);
+        } else if let Some(name) = tensor.name.strip_prefix("average.") {
+            tensor.name = name.to_owned();
+            parts[1].push(tensor);
+        } else if tensor.name == "moment_1" {
+            moments[0] = Some(tensor);
+        } else if tensor.name == "moment_2" {
+            moments[1] = Some(tensor);
+        }
+    }
+    let [model, average] = parts;
+    let autodiff = device.clone().autodiff();
+    let load = |tensors, device: &Device| -> Result<UNet, CheckpointError> {
+        let bytes = Writer::new(tensors).into_bytes().map_err(container)?;
+        let record = ModuleRecord::from_bytes(bytes).map_err(foreign)?;
+        config
+            .network
+            .init(device)
+            .try_load_record(record)
+            .map_err(foreign)
+    };
+    let model = load(model, &autodiff)?;
+    let average = load(average, device)?;
+    let mut moment = |i: usize| {
+        let tensor = moments[i]
+            .take()
+            .ok_or_else(|| foreign("a moment is missing"))?;
+        let (_, dtype, shape, _, bytes) = tensor.into_parts().map_err(container)?;
+        if shape.num_elements() != model.num_params() || shape.num_dims() != 1 {
+            return Err(foreign("a moment of another network"));
+        }
+        let data = TensorData::from_bytes(bytes, shape, dtype);
+        Ok(Tensor::<1>::from_data(data, device))
+    };
+    let optimizer = AdamW {
+        moment_1: moment(0)?,
+        moment_2: moment(1)?,
+        steps: training.optimizer_steps,
+    };
+    let ema = Ema::resume(average, config.ema_decay, training.ema_updates);
+    let parts = (model, optimizer, ema);
+    Ok(Trainer::assemble(
+        config,
+        dataset,
+        device,
+        parts,
+        training.position,
+    )?)
+}
+
+/// Configuration and position, once the checksum is found to be true.
+///
+/// # Errors
+/// [`CheckpointError`] where the file is damaged or foreign.
+pub fn inspect(bytes: &[u8]) -> Result<Training, CheckpointError> {
+    open(bytes).map(|(training, _)| training)
+}
+
+fn open(bytes: &[u8]) -> Result<(Training, Vec<burn_pack::Tensor>), CheckpointError> {
+    let reader = Reader::from_bytes(Bytes::from_bytes_vec(bytes.to_vec())).map_err(container)?;
+    let strings = reader.metadata().clone();
+    let string = |key: &str| {
+        strings
+            .get(key)
+            .ok_or_else(|| foreign(format!("it lacks `{key}`")))
+    };
+    let json = string("training")?;
+    let expected = string("sha256")?;
+    let tensors = reader.into_tensors().map_err(container)?;
+    let found = checksum(json, &tensors)?;
+    if found != *expected {
+        let expected = expected.clone();
+        return Err(CheckpointError::Checksum { expected, found });
+    }
+    let training: Training = serde_json::from_str(json).map_err(foreign)?;
+    if training.format_version != FORMAT_VERSION {
+        return Err(foreign(format!("version {}", training.format_version)));
+    }
+    Ok((training, tensors))
+}
+
+/// A network's tensors under `prefix`.
+fn flatten(prefix: &str, model: &UNet) -> Result<Vec<burn_pack::Tensor>, CheckpointError> {
+    let bytes = model.clone().into_record().into_bytes().map_err(foreign)?;
+    let reader = Reader::from_bytes(bytes).map_err(container)?;
+    let mut tensors = reader.into_tensors().map_err(container)?;
+    for tensor in &mut tensors {
+        tensor.name = format!("{prefix}.{}", tensor.name);
+    }
+    Ok(tensors)
+}
+
+/// SHA-256 over the JSON and all tensors by name, every part preceded by its length.
+fn checksum(json: &str, tensors: &[burn_pack::Tensor]) -> Result<String, CheckpointError> {
+    let mut sha256 = Sha256::new();
+    let mut part = |bytes: &[u8]| {
+        sha256.update((bytes.len() as u64).to_le_bytes());
+        sha256.update(bytes);
+    };
+    part(json.as_bytes());
+    let mut ordered: Vec<_> = tensors.iter().collect();
+    ordered.sort_by(|a, b| a.name.cmp(&b.name));
+    for tensor in ordered {
+        part(tensor.name.as_bytes());
+        part(format!("{:?} {:?}", tensor.dtype, tensor.shape).as_bytes());
+        part(&tensor.to_bytes().map_err(container)?);
+    }
+    Ok(hex(&sha256.finalize()))
+}
+
+fn container(error: burn_pack::Error) -> CheckpointError {
+    CheckpointError::Container(error.to_string())
+}
+
+fn foreign(reason: impl std::fmt::Display) -> CheckpointError {
+    CheckpointError::Foreign(reason.to_string())
+}

@@ -1,0 +1,168 @@
+//! The commands.
+
+use std::{
+    path::PathBuf,
+    process::ExitCode,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use clap::{Args, Parser, Subcommand, error::ErrorKind};
+use fashion_ddpm::UNetConfig;
+
+use crate::{
+    device::DeviceChoice,
+    export,
+    run::{self, Options, Outcome},
+};
+
+/// What stops a command, for `main` to print.
+type Failure = Box<dyn std::error::Error>;
+
+/// Trains the U-Net of Fashion DDPM, samples from it, and exports it for the page.
+#[derive(Debug, Parser)]
+#[command(name = "trainer", version, about)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Train on Fashion-MNIST.
+    Train(TrainArguments),
+    /// Export an epoch's averaged weights, and list them in the index.json beside the file.
+    Export(ExportArguments),
+}
+
+#[derive(Debug, Args)]
+struct TrainArguments {
+    /// Folder with the four official .gz files [default: a cache folder, filled by downloading]
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// auto, cuda, vulkan, metal, wgpu or cpu
+    #[arg(long, value_name = "DEVICE", default_value_t = DeviceChoice::Auto)]
+    device: DeviceChoice,
+    /// Passes over the data in all
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=999))]
+    epochs: u32,
+    /// Images a step [default: 64]
+    #[arg(long, value_name = "N")]
+    batch_size: Option<usize>,
+    /// Of every random number [default: 0]
+    #[arg(long, value_name = "N")]
+    seed: Option<u32>,
+    /// Folder for checkpoints, weights, log and pictures
+    #[arg(long, value_name = "DIR", default_value = "run")]
+    run: PathBuf,
+    /// Go on with the run in the folder
+    #[arg(long)]
+    resume: bool,
+    /// Another network than the default, as JSON; for tests.
+    #[arg(long, value_name = "JSON", hide = true, value_parser = network)]
+    network: Option<UNetConfig>,
+}
+
+#[derive(Debug, Args)]
+struct ExportArguments {
+    /// Folder of a run
+    run: PathBuf,
+    /// Which epoch [default: the last]
+    #[arg(long, value_name = "N")]
+    epoch: Option<u32>,
+    /// File to write, such as web/weights/epoch-012.bpk
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+}
+
+fn network(json: &str) -> Result<UNetConfig, String> {
+    serde_json::from_str(json).map_err(|error| error.to_string())
+}
+
+/// Runs the command in the program's arguments. Exit status 0, or one line on stderr.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error)
+            if matches!(
+                error.kind(),
+                ErrorKind::DisplayHelp | ErrorKind::DisplayVersion
+            ) =>
+        {
+            print!("{error}");
+            return ExitCode::SUCCESS;
+        }
+        Err(error) => {
+            eprintln!("{}", one_line(&error.to_string()));
+            return ExitCode::from(2);
+        }
+    };
+    let result = match cli.command {
+        Command::Train(arguments) => train(arguments),
+        Command::Export(arguments) => export(&arguments),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The first paragraph of clap's message, in one line.
+fn one_line(message: &str) -> String {
+    let paragraph: Vec<&str> = message
+        .lines()
+        .map(str::trim)
+        .take_while(|line| !line.is_empty())
+        .collect();
+    if paragraph
+        .first()
+        .is_some_and(|line| line.starts_with("error:"))
+    {
+        paragraph.join(" ")
+    } else {
+        "error: expected a command: train, sample, export or info; see --help".to_owned()
+    }
+}
+
+fn train(arguments: TrainArguments) -> Result<(), Failure> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let raised = stop.clone();
+    ctrlc::set_handler(move || {
+        // Whoever asks twice does not want to wait for the checkpoint.
+        if raised.swap(true, Ordering::Relaxed) {
+            std::process::exit(130);
+        }
+        eprintln!("saving; once more to leave without");
+    })?;
+    let options = Options {
+        data: arguments.data,
+        device: arguments.device,
+        epochs: arguments.epochs,
+        batch_size: arguments.batch_size,
+        seed: arguments.seed,
+        network: arguments.network,
+        run: arguments.run,
+        resume: arguments.resume,
+    };
+    match run::train(&options, &stop)? {
+        Outcome::Finished => eprintln!("done: {}", options.run.display()),
+        Outcome::Stopped => eprintln!("saved; go on with --resume"),
+    }
+    Ok(())
+}
+
+fn export(arguments: &ExportArguments) -> Result<(), Failure> {
+    let metadata = export::export(&arguments.run, arguments.epoch, &arguments.out)?;
+    println!(
+        "{}: epoch {}, {} images seen",
+        arguments.out.display(),
+        metadata.epoch,
+        metadata.images_seen
+    );
+    Ok(())
+}

@@ -1,0 +1,175 @@
+//! From a run to the page: one epoch's weights, and their line in the index.
+
+use std::path::{Path, PathBuf};
+
+use fashion_ddpm::weights::{Index, IndexEntry, Metadata, WeightsError, hex, read_metadata};
+use sha2::{Digest, Sha256};
+
+use crate::{
+    files::{self, FileError},
+    run::RunFolder,
+};
+
+/// Name of the index beside the weights.
+pub const INDEX: &str = "index.json";
+
+/// Why nothing was exported.
+#[derive(Debug, thiserror::Error)]
+pub enum ExportError {
+    /// No epoch has ended yet, or it is no run.
+    #[error("{} holds no finished epoch; train first", .0.display())]
+    Empty(PathBuf),
+    /// No such epoch.
+    #[error("the run has no epoch {asked}; it has {there}")]
+    Epoch {
+        /// What was asked for.
+        asked: u32,
+        /// What there is.
+        there: String,
+    },
+    /// The system would not read or write it.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The run's file is damaged.
+    #[error("{}: {source}", path.display())]
+    Weights {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: WeightsError,
+    },
+    /// An index that is none.
+    #[error("{} is no index of weights ({reason}); move it away, or export into another folder", path.display())]
+    Index {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// No file name.
+    #[error("{} names no file; --out wants one, such as web/weights/epoch-012.bpk", .0.display())]
+    NoName(PathBuf),
+}
+
+/// Writes the averaged weights of an epoch (the last one where none is named) to `out`, and adds
+/// them to the `index.json` in the same folder, which is begun where there is none. The model with
+/// most epochs becomes the index's default.
+///
+/// # Errors
+/// [`ExportError`]; an index that cannot be read is found before anything is written.
+pub fn export(run: &Path, epoch: Option<u32>, out: &Path) -> Result<Metadata, ExportError> {
+    let folder = RunFolder::new(run);
+    let epochs = finished(&folder);
+    let last = *epochs
+        .last()
+        .ok_or_else(|| ExportError::Empty(run.to_owned()))?;
+    let epoch = epoch.unwrap_or(last);
+    if !epochs.contains(&epoch) {
+        return Err(ExportError::Epoch {
+            asked: epoch,
+            there: ranges(&epochs),
+        });
+    }
+    let path = folder.average(epoch);
+    let bytes = files::read(&path)?;
+    let (metadata, _) =
+        read_metadata(&bytes).map_err(|source| ExportError::Weights { path, source })?;
+
+    let name = out
+        .file_name()
+        .and_then(|name| name.to_str())
+        .ok_or_else(|| ExportError::NoName(out.to_owned()))?;
+    let index_path = out.with_file_name(INDEX);
+    let index = with_entry(
+        read_index(&index_path)?,
+        IndexEntry {
+            file: name.to_owned(),
+            bytes: bytes.len() as u64,
+            sha256: hex(&Sha256::digest(&bytes)),
+            epoch,
+            evaluation: Default::default(),
+        },
+    );
+    if let Some(parent) = out.parent() {
+        files::create_folder(parent)?;
+    }
+    files::write(out, &bytes)?;
+    let json = serde_json::to_string_pretty(&index).expect("plain data") + "\n";
+    files::write(&index_path, json.as_bytes())?;
+    Ok(metadata)
+}
+
+/// The index, if there is one.
+///
+/// # Errors
+/// [`ExportError::Index`] where the file is something else.
+pub fn read_index(path: &Path) -> Result<Option<Index>, ExportError> {
+    if !path.exists() {
+        return Ok(None);
+    }
+    let bytes = files::read(path)?;
+    match serde_json::from_slice(&bytes) {
+        Ok(index) => Ok(Some(index)),
+        Err(error) => Err(ExportError::Index {
+            path: path.to_owned(),
+            reason: error.to_string(),
+        }),
+    }
+}
+
+/// Puts an entry in its place. Figures found for the very same file stay with it.
+fn with_entry(index: Option<Index>, mut entry: IndexEntry) -> Index {
+    let mut models = index.map(|index| index.models).unwrap_or_default();
+    if let Some(i) = models.iter().position(|model| model.file == entry.file) {
+        let old = models.remove(i);
+        if old.sha256 == entry.sha256 {
+            entry.evaluation = old.evaluation;
+        }
+    }
+    models.push(entry);
+    models.sort_by(|a, b| a.epoch.cmp(&b.epoch).then_with(|| a.file.cmp(&b.file)));
+    let default = models.last().expect("one was pushed").file.clone();
+    Index { default, models }
+}
+
+/// The epochs whose weights a run holds, ascending.
+fn finished(folder: &RunFolder) -> Vec<u32> {
+    let Ok(entries) = std::fs::read_dir(folder.averages()) else {
+        return Vec::new();
+    };
+    let mut epochs: Vec<u32> = entries
+        .flatten()
+        .filter_map(|entry| {
+            let name = entry.file_name();
+            let number = name
+                .to_str()?
+                .strip_prefix("epoch-")?
+                .strip_suffix(".bpk")?;
+            number.parse().ok()
+        })
+        .collect();
+    epochs.sort_unstable();
+    epochs
+}
+
+/// "1 to 12, 24".
+fn ranges(sorted: &[u32]) -> String {
+    let mut runs: Vec<(u32, u32)> = Vec::new();
+    for &epoch in sorted {
+        match runs.last_mut() {
+            Some((_, last)) if *last + 1 == epoch => *last = epoch,
+            _ => runs.push((epoch, epoch)),
+        }
+    }
+    let words: Vec<String> = runs
+        .iter()
+        .map(|(first, last)| {
+            if first == last {
+                first.to_string()
+            } else {
+                format!("{first} to {last}")
+            }
+        })
+        .collect();
+    words.join(", ")
+}

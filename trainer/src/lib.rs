@@ -1,0 +1,33 @@
+//! The trainer: from the data set's files to the weights the page loads.
+//!
+//! | the job | where |
+//! | --- | --- |
+//! | Fashion-MNIST's files, and fetching them | `data.rs` |
+//! | which device computes | `device.rs` |
+//! | Algorithm 1, step by step | [`Trainer`] in `train.rs` |
+//! | AdamW | `optimizer.rs` |
+//! | what a killed run goes on from | `checkpoint.rs` |
+//! | a run's folder: checkpoints, log, loss curve, grids | `run.rs`, `curve.rs` |
+//! | garments from weights, to PNG and NPY | `sample.rs`, `picture.rs` |
+//! | from a run to the page | `export.rs` |
+//! | the commands | `cli.rs` |
+//!
+//! The method itself - network, schedule, loss, samplers - is the crate `fashion-ddpm`'s. This is
+//! the only crate that knows files, devices and progress bars.
+
+pub mod checkpoint;
+pub mod cli;
+pub mod curve;
+pub mod data;
+pub mod device;
+pub mod export;
+pub mod files;
+pub mod optimizer;
+pub mod picture;
+pub mod progress;
+pub mod run;
+pub mod sample;
+pub mod train;
+
+pub use data::{Dataset, Split};
+pub use train::{TrainConfig, Trainer};
