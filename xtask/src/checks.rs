@@ -1,0 +1,263 @@
+//! Everything that must hold, in the order in which it is quickest to learn that it does not.
+//!
+//! Burn is large, and each set of features is another Burn to compile. So there is one native set
+//! for whatever runs (tests and benches: without GPUs), one for whatever is only checked (clippy
+//! and the docs: with CUDA and Vulkan, which contains the rest), and for the browser what the
+//! page is built from. Nothing is built a second time for the tests of the page: they drive the
+//! page of `dist/`.
+
+use std::{
+    ffi::OsStr,
+    io::{BufRead, BufReader},
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use crate::{
+    Failure, page, setup,
+    toolbox::{Toolbox, describe, not_started, run},
+};
+
+/// All native crates. The page's two compile for the browser alone.
+const NATIVE: [&str; 6] = [
+    "--release",
+    "--workspace",
+    "--exclude",
+    "engine",
+    "--exclude",
+    "app",
+];
+
+/// The page's crates, with all engines at once.
+const BROWSER: [&str; 10] = [
+    "--profile",
+    "web",
+    "--target",
+    "wasm32-unknown-unknown",
+    "--package",
+    "app",
+    "--package",
+    "engine",
+    "--features",
+    "engine/cpu,engine/webgpu",
+];
+
+const DENY_WARNINGS: [&str; 3] = ["--", "-D", "warnings"];
+
+/// Sets up, and runs every check; prints the seconds each took and the tests' closing lines.
+///
+/// # Errors
+/// The first failure; what had been done by then is printed all the same.
+pub fn test(toolbox: &mut Toolbox) -> Result<(), Failure> {
+    let mut report = Report::default();
+    let outcome = run_all(toolbox, &mut report);
+    report.print();
+    outcome
+}
+
+fn run_all(toolbox: &mut Toolbox, report: &mut Report) -> Result<(), Failure> {
+    let browsers = report.phase("set-up", || {
+        setup::page(toolbox)?;
+        setup::browsers(toolbox)
+    })?;
+    let toolbox = &*toolbox;
+
+    report.phase("format", || {
+        run(cargo(toolbox, "fmt").args(["--all", "--check"]))
+    })?;
+    report.phase("clippy", || {
+        run(cargo(toolbox, "clippy")
+            .args(NATIVE)
+            .arg("--all-targets")
+            .args(DENY_WARNINGS))
+    })?;
+    report.phase("clippy for the browser", || {
+        run(browser(cargo(toolbox, "clippy"), toolbox).args(DENY_WARNINGS))
+    })?;
+    report.phase("docs", || {
+        let mut native = cargo(toolbox, "doc");
+        let mut web = browser(cargo(toolbox, "doc"), toolbox);
+        native.args(NATIVE);
+        for doc in [&mut native, &mut web] {
+            run(doc.arg("--no-deps").env("RUSTDOCFLAGS", "-D warnings"))?;
+        }
+        Ok(())
+    })?;
+    report.phase("page", || page::build(toolbox, OsStr::new("./")))?;
+
+    let mut tests = cargo(toolbox, "test");
+    tests
+        .args(NATIVE)
+        .arg("--no-default-features")
+        .env("FASHION_DDPM_DIST", page::dist(toolbox))
+        .env(
+            "FASHION_DDPM_WASM_DIR",
+            toolbox.target.join("wasm32-unknown-unknown").join("web"),
+        )
+        .env("FASHION_DDPM_CHROMIUM", browsers.chromium)
+        .env("FASHION_DDPM_CHROMEDRIVER", browsers.chromedriver)
+        .env("FASHION_DDPM_FIREFOX", browsers.firefox)
+        .env("FASHION_DDPM_GECKODRIVER", browsers.geckodriver);
+    // Compiling is most of the first run and nothing of the next: a figure of its own.
+    let mut compile = cargo(toolbox, "test");
+    compile
+        .args(NATIVE)
+        .args(["--no-default-features", "--no-run"]);
+    report.phase("compiling the tests", || run(&mut compile))?;
+    let mut closing_lines = Vec::new();
+    let outcome = report.phase("tests", || run_tests(&mut tests, &mut closing_lines));
+    report.closing_lines = closing_lines;
+    outcome
+}
+
+/// Runs the benches, and says where the figures are.
+///
+/// # Errors
+/// [`Failure::Failed`] where a bench fails to compile or to run.
+pub fn bench(toolbox: &Toolbox) -> Result<(), Failure> {
+    run(cargo(toolbox, "bench").args(&NATIVE[1..]).args([
+        "--no-default-features",
+        "--bench",
+        "*",
+    ]))?;
+    let figures = toolbox.target.join("criterion");
+    println!("\nThe figures are in {}", figures.display());
+    Ok(())
+}
+
+fn cargo(toolbox: &Toolbox, subcommand: &str) -> Command {
+    let mut command = toolbox.command("cargo");
+    command.arg(subcommand);
+    command
+}
+
+fn browser(mut command: Command, toolbox: &Toolbox) -> Command {
+    command
+        .args(BROWSER)
+        .envs(toolbox.wasm_environment.iter().copied());
+    command
+}
+
+/// Runs tests, showing their output and keeping the closing line of each test program.
+fn run_tests(command: &mut Command, closing_lines: &mut Vec<String>) -> Result<(), Failure> {
+    let failed = |command: &Command, status: String| Failure::Failed {
+        command: describe(command),
+        status,
+    };
+    let mut child = command
+        .stdout(Stdio::piped())
+        .spawn()
+        .map_err(not_started(command))?;
+    if let Some(output) = child.stdout.take() {
+        for line in BufReader::new(output).split(b'\n') {
+            let line = line.map_err(Failure::file("the tests' output"))?;
+            let line = String::from_utf8_lossy(&line);
+            println!("{line}");
+            if line.starts_with("test result:") {
+                closing_lines.push(line.into_owned());
+            }
+        }
+    }
+    let status = child.wait().map_err(not_started(command))?;
+    if status.success() {
+        Ok(())
+    } else {
+        Err(failed(command, status.to_string()))
+    }
+}
+
+/// What took how long.
+#[derive(Default)]
+struct Report {
+    phases: Vec<(&'static str, Duration, bool)>,
+    closing_lines: Vec<String>,
+}
+
+impl Report {
+    fn phase<T>(
+        &mut self,
+        name: &'static str,
+        work: impl FnOnce() -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        println!("\n=== {name}");
+        let start = Instant::now();
+        let outcome = work();
+        self.phases.push((name, start.elapsed(), outcome.is_ok()));
+        outcome
+    }
+
+    fn print(&self) {
+        println!("\n=== seconds");
+        for (name, duration, passed) in &self.phases {
+            let failed = if *passed { "" } else { "   FAILED" };
+            println!("{:>8.1}  {name}{failed}", duration.as_secs_f64());
+        }
+        let total: Duration = self.phases.iter().map(|(_, duration, _)| *duration).sum();
+        println!("{:>8.1}  in all", total.as_secs_f64());
+        if self.closing_lines.is_empty() {
+            return;
+        }
+        println!("\n=== tests");
+        for line in self
+            .closing_lines
+            .iter()
+            .filter(|line| counts(line) != [0; 3])
+        {
+            println!("{line}");
+        }
+        let [passed, failed, ignored] = self
+            .closing_lines
+            .iter()
+            .map(|line| counts(line))
+            .fold([0; 3], |sum, line| [0, 1, 2].map(|i| sum[i] + line[i]));
+        println!("{passed} passed, {failed} failed, {ignored} ignored");
+    }
+}
+
+/// Passed, failed and ignored in `test result: ok. 5 passed; 0 failed; 1 ignored; ...`.
+fn counts(line: &str) -> [u32; 3] {
+    let words: Vec<_> = line
+        .split([' ', ';'])
+        .filter(|word| !word.is_empty())
+        .collect();
+    ["passed", "failed", "ignored"].map(|kind| {
+        let after = words.iter().position(|word| *word == kind);
+        after
+            .and_then(|at| words.get(at.checked_sub(1)?)?.parse().ok())
+            .unwrap_or(0)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn closing_lines_are_counted() {
+        let line = "test result: FAILED. 12 passed; 3 failed; 1 ignored; 0 measured; 4 filtered \
+                    out; finished in 0.01s";
+        assert_eq!(counts(line), [12, 3, 1]);
+        assert_eq!(counts("test result: ok."), [0, 0, 0]);
+        assert_eq!(counts("passed"), [0, 0, 0]);
+    }
+
+    #[test]
+    fn a_failing_phase_is_reported_with_those_before_it() {
+        let mut report = Report::default();
+        assert!(report.phase("one", || Ok(())).is_ok());
+        let failure = Failure::Unexpected("broken".into());
+        assert!(report.phase("two", || Err::<(), _>(failure)).is_err());
+        let names: Vec<_> = report.phases.iter().map(|p| (p.0, p.2)).collect();
+        assert_eq!(names, [("one", true), ("two", false)]);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn the_tests_closing_lines_are_kept() {
+        let mut kept = Vec::new();
+        let script = "echo noise; echo 'test result: ok. 2 passed; 0 failed'; exit 1";
+        let outcome = run_tests(Command::new("sh").args(["-c", script]), &mut kept);
+        assert!(matches!(outcome, Err(Failure::Failed { .. })));
+        assert_eq!(kept, ["test result: ok. 2 passed; 0 failed"]);
+    }
+}

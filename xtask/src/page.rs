@@ -1,0 +1,289 @@
+//! The release page: built by Trunk, finished here, served, weighed.
+//!
+//! Trunk leaves two things to its `post_build` hook, which is [`finish`]:
+//!
+//! - The engines, which Trunk takes for plain web workers, are optimised here rather than by
+//!   Trunk, because Trunk would do it all over again at every build and the WebGPU engine takes
+//!   minutes. The result is kept, by a hash of what went in.
+//! - Trunk puts a hash into the names of what it links from the page, but not of workers: their
+//!   names are fixed, and a browser that still has last month's would mix them with today's page.
+//!   So the page asks for them by `?v=` and the build id that stands in its
+//!   `<meta name="build">`: a hash of everything the page is made of but the weights, which carry
+//!   hashes of their own in their index.
+
+use std::{
+    env,
+    ffi::OsStr,
+    fs,
+    io::Write,
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    path::{Path, PathBuf},
+    thread,
+    time::Duration,
+};
+
+use flate2::{Compression, write::GzEncoder};
+use sha2::{Digest, Sha256};
+
+use crate::{
+    Failure,
+    toolbox::{Toolbox, read, run},
+};
+
+/// The engines, and how far each is squeezed: the network runs in the first, while the second
+/// only hands out work and is mostly bytes to wait for.
+const ENGINES: [(&str, &str); 2] = [("engine-cpu", "-O3"), ("engine-webgpu", "-Oz")];
+
+/// What the compiler is told to use for `wasm32-unknown-unknown`, plus SIMD: nothing that Safari
+/// 16.4 lacks. `--all-features` would allow the optimiser to write what it lacks.
+const WASM_FEATURES: [&str; 7] = [
+    "--enable-bulk-memory",
+    "--enable-multivalue",
+    "--enable-mutable-globals",
+    "--enable-nontrapping-float-to-int",
+    "--enable-reference-types",
+    "--enable-sign-ext",
+    "--enable-simd",
+];
+
+const BUILD_META: &str = "<meta name=\"build\" content=\"";
+
+/// The finished page.
+pub fn dist(toolbox: &Toolbox) -> PathBuf {
+    toolbox.root.join("dist")
+}
+
+/// Builds the release page into [`dist`].
+///
+/// # Errors
+/// [`Failure::Failed`] where Trunk failed; it has said why.
+pub fn build(toolbox: &Toolbox, public_url: &OsStr) -> Result<(), Failure> {
+    let mut trunk = trunk(toolbox);
+    run(trunk.arg("build").arg("--public-url").arg(public_url))
+}
+
+/// Serves the page on this machine until interrupted, rebuilding it when a source changes.
+///
+/// # Errors
+/// [`Failure::Unexpected`] where no port is free.
+pub fn serve(toolbox: &Toolbox, first_port: u16) -> Result<(), Failure> {
+    let port = (first_port..=first_port.saturating_add(99))
+        .find(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok())
+        .ok_or_else(|| {
+            Failure::Unexpected(format!(
+                "no free port among the hundred from {first_port} on; name another with --port"
+            ))
+        })?;
+    // Trunk builds once more (quickly) and then says a good deal; the address comes last.
+    thread::spawn(move || {
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        while TcpStream::connect_timeout(&address, Duration::from_secs(1)).is_err() {
+            thread::sleep(Duration::from_millis(200));
+        }
+        println!("\nThe page is at http://localhost:{port}/   (Ctrl-C ends)\n");
+    });
+    run(trunk(toolbox)
+        .args(["serve", "--address", "127.0.0.1", "--port"])
+        .arg(port.to_string()))
+}
+
+fn trunk(toolbox: &Toolbox) -> std::process::Command {
+    let mut trunk = toolbox.command("trunk");
+    trunk
+        .arg("--skip-version-check")
+        .envs(toolbox.wasm_environment.iter().copied());
+    trunk
+}
+
+/// Trunk's `post_build` hook; see the module's text.
+///
+/// # Errors
+/// [`Failure::Unexpected`] where Trunk has not called this, or `index.html` has no place for the
+/// build id.
+pub fn finish(toolbox: &Toolbox) -> Result<(), Failure> {
+    let staging = env::var_os("TRUNK_STAGING_DIR").ok_or_else(|| {
+        Failure::Unexpected("`finish` is called by Trunk; `cargo xtask build` is for people".into())
+    })?;
+    let staging = Path::new(&staging);
+    for (engine, level) in ENGINES {
+        let module = staging.join(format!("{engine}_bg.wasm"));
+        if module.exists() {
+            optimise(toolbox, engine, level, &module)?;
+        }
+    }
+
+    let index = staging.join("index.html");
+    let html = fs::read_to_string(&index).map_err(Failure::file(&index))?;
+    let html = with_build_id(&html, &build_id(staging)?).ok_or_else(|| {
+        Failure::Unexpected(format!(
+            "index.html was expected to contain {BUILD_META}\">, where the build id goes"
+        ))
+    })?;
+    fs::write(&index, html).map_err(Failure::file(index))
+}
+
+fn optimise(toolbox: &Toolbox, engine: &str, level: &str, module: &Path) -> Result<(), Failure> {
+    let wasm = fs::read(module).map_err(Failure::file(module))?;
+    let mut hash = Sha256::new();
+    hash.update(&wasm);
+    hash.update(read(toolbox.command("wasm-opt").arg("--version"))?);
+    hash.update(level);
+    hash.update(WASM_FEATURES.concat());
+    let kept = toolbox.target.join("wasm-opt-kept");
+    let result = kept.join(format!("{engine}-{}.wasm", hexadecimal(&hash.finalize())));
+    if !result.exists() {
+        fs::create_dir_all(&kept).map_err(Failure::file(&kept))?;
+        for entry in fs::read_dir(&kept).map_err(Failure::file(&kept))?.flatten() {
+            if entry.file_name().to_string_lossy().starts_with(engine) {
+                fs::remove_file(entry.path()).map_err(Failure::file(entry.path()))?;
+            }
+        }
+        println!("wasm-opt {level} on {engine}, {} bytes", wasm.len());
+        let partial = kept.join(format!("{engine}.partial"));
+        run(toolbox
+            .command("wasm-opt")
+            .arg(level)
+            .args(WASM_FEATURES)
+            .arg(module)
+            .arg("--output")
+            .arg(&partial))?;
+        fs::rename(&partial, &result).map_err(Failure::file(&result))?;
+    }
+    fs::copy(&result, module)
+        .map(drop)
+        .map_err(Failure::file(module))
+}
+
+/// A hash of everything in the folder but the page itself and the weights.
+fn build_id(folder: &Path) -> Result<String, Failure> {
+    let mut hash = Sha256::new();
+    for file in files(folder)? {
+        let name = file.strip_prefix(folder).unwrap_or(&file);
+        if name == Path::new("index.html") || name.starts_with("weights") {
+            continue;
+        }
+        // Length and name first, so that no two folders read as the same bytes.
+        let bytes = fs::read(&file).map_err(Failure::file(&file))?;
+        hash.update(format!("{} {}\n", bytes.len(), name.to_string_lossy()));
+        hash.update(bytes);
+    }
+    Ok(hexadecimal(&hash.finalize()[..6]))
+}
+
+/// All files below a folder, in the order of their names.
+fn files(folder: &Path) -> Result<Vec<PathBuf>, Failure> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).map_err(Failure::file(folder))? {
+        let path = entry.map_err(Failure::file(folder))?.path();
+        if path.is_dir() {
+            found.extend(files(&path)?);
+        } else {
+            found.push(path);
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+fn with_build_id(html: &str, id: &str) -> Option<String> {
+    let start = html.find(BUILD_META)? + BUILD_META.len();
+    let end = start + html[start..].find('"')?;
+    Some([&html[..start], id, &html[end..]].concat())
+}
+
+fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Prints what a visitor downloads: engines and weights in bytes, as they are, as most servers
+/// send them (gzip) and as some do (brotli).
+///
+/// # Errors
+/// [`Failure::File`] where a file of the page cannot be read.
+pub fn print_sizes(toolbox: &Toolbox) -> Result<(), Failure> {
+    let dist = dist(toolbox);
+    let weighed: Vec<_> = files(&dist)?
+        .into_iter()
+        .filter(|file| {
+            let extension = file.extension().and_then(OsStr::to_str);
+            matches!(extension, Some("wasm" | "bpk" | "js" | "html" | "css"))
+        })
+        .map(|file| thread::spawn(move || fs::read(&file).map(|b| (sizes(&b), file))))
+        .collect();
+    println!(
+        "\n{:>12} {:>12} {:>12}  (bytes)",
+        "raw", "gzip -9", "brotli -11"
+    );
+    for thread in weighed {
+        let Ok(result) = thread.join() else {
+            return Err(Failure::Unexpected("compressing a file failed".into()));
+        };
+        let ([raw, gzip, brotli], file) = result.map_err(Failure::file(&dist))?;
+        let name = file.strip_prefix(&dist).unwrap_or(&file).display();
+        println!("{raw:>12} {gzip:>12} {brotli:>12}  {name}");
+    }
+    println!("\nThe page is in {}", dist.display());
+    Ok(())
+}
+
+fn sizes(bytes: &[u8]) -> [usize; 3] {
+    let mut gzip = GzEncoder::new(Vec::new(), Compression::best());
+    let gzip = gzip.write_all(bytes).and_then(|()| gzip.finish());
+    let mut brotli = Vec::new();
+    let parameters = brotli::enc::BrotliEncoderParams::default();
+    // Writing to memory does not fail; were it to, zero would be plain to see.
+    let brotli = brotli::BrotliCompress(&mut &*bytes, &mut brotli, &parameters).map(|_| brotli);
+    [
+        bytes.len(),
+        gzip.map_or(0, |compressed| compressed.len()),
+        brotli.map_or(0, |compressed| compressed.len()),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_build_id_replaces_what_stands_there() {
+        let html = "<head><meta name=\"build\" content=\"dev\"><meta name=\"x\" content=\"y\">";
+        assert_eq!(
+            with_build_id(html, "c0ffee").as_deref(),
+            Some("<head><meta name=\"build\" content=\"c0ffee\"><meta name=\"x\" content=\"y\">")
+        );
+        assert_eq!(with_build_id("<head></head>", "c0ffee"), None);
+    }
+
+    #[test]
+    fn the_build_id_follows_the_engines_and_not_the_weights() {
+        let folder = env::temp_dir().join(format!("xtask-build-id-{}", std::process::id()));
+        let write = |name: &str, text: &str| {
+            let file = folder.join(name);
+            fs::create_dir_all(file.parent().unwrap()).unwrap();
+            fs::write(file, text).unwrap();
+        };
+        write("engine-cpu_bg.wasm", "one");
+        write("worker.js", "two");
+        write("weights/index.json", "three");
+        write("index.html", "four");
+        let id = build_id(&folder).unwrap();
+        assert_eq!(id.len(), 12);
+        write("weights/index.json", "other");
+        write("index.html", "other");
+        assert_eq!(build_id(&folder).unwrap(), id);
+        write("engine-cpu_bg.wasm", "onetwo");
+        write("worker.js", "");
+        assert_ne!(build_id(&folder).unwrap(), id);
+        fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn sizes_are_those_of_the_formats() {
+        // The shortest streams there are: gzip's header and trailer round an empty block, and
+        // brotli's one byte.
+        let [raw, gzip, brotli] = sizes(b"");
+        assert_eq!((raw, gzip, brotli), (0, 20, 1));
+        let [raw, gzip, brotli] = sizes(&[7; 100_000]);
+        assert!(raw == 100_000 && gzip < 300 && brotli < 100);
+    }
+}
