@@ -1,0 +1,204 @@
+//! The method against a second implementation of it (`reference/reference.py`: NumPy, f64).
+
+use burn::tensor::Tensor;
+use fashion_ddpm::{
+    BetaSchedule, Denoiser, Garment, GaussianDiffusion, NoiseSchedule, PredictNoise, Sampler,
+    weights::Index,
+};
+use fashion_ddpm_tests::{data, distance, load, reference::References, shipped_weights, values};
+
+/// f32 against f64, through thirty layers or one step.
+const TOLERANCE: f32 = 1e-4;
+
+const SCHEDULES: [BetaSchedule; 2] = [BetaSchedule::Linear, BetaSchedule::Cosine];
+const SAMPLERS: [Sampler; 4] = [
+    Sampler::Ddpm,
+    Sampler::Ddim { eta: 0.0 },
+    Sampler::Ddim { eta: 1.0 },
+    Sampler::DpmSolverMultistep,
+];
+
+fn schedule(kind: BetaSchedule) -> NoiseSchedule {
+    NoiseSchedule::new(kind, 1000).unwrap()
+}
+
+#[track_caller]
+fn assert_near(found: Tensor<4>, expected: Tensor<4>, tolerance: f32, what: &str) {
+    assert_eq!(found.dims(), expected.dims(), "{what}");
+    let expected = values(expected);
+    let size = expected.iter().fold(0.0f32, |most, v| most.max(v.abs()));
+    assert!(size > 0.1, "{what}: a reference of zeros proves nothing");
+    let distance = distance(&values(found), &expected);
+    assert!(
+        distance <= tolerance,
+        "{what}: off by {distance}, at most {tolerance} allowed"
+    );
+}
+
+#[test]
+fn schedules_are_the_references() {
+    let reference = References::open("process.safetensors");
+    for kind in SCHEDULES {
+        let schedule = schedule(kind);
+        let posterior: Vec<f64> = (0..1000).map(|t| schedule.posterior_variance(t)).collect();
+        for (name, table) in [
+            ("betas", schedule.betas()),
+            ("alphas_cumprod", schedule.alphas_cumprod()),
+            ("posterior_variance", &posterior),
+        ] {
+            let expected = reference.f64(&format!("{kind}.{name}"));
+            assert_eq!(expected.len(), 1000);
+            for (t, (found, expected)) in table.iter().zip(expected).enumerate() {
+                let near = (found - expected).abs() <= 1e-10 * expected.abs();
+                assert!(near, "{kind} {name} at t = {t}: {found}, not {expected}");
+            }
+        }
+    }
+}
+
+#[test]
+fn q_sample_is_the_references() {
+    let device = kernels::cpu();
+    let reference = References::open("process.safetensors");
+    for kind in SCHEDULES {
+        let x_t = GaussianDiffusion::new(schedule(kind)).q_sample(
+            reference.images("q_sample.x_0", &device),
+            &reference.indices("q_sample.t"),
+            reference.images("q_sample.noise", &device),
+        );
+        let expected = reference.images(&format!("{kind}.x_t"), &device);
+        assert_near(x_t, expected, 1e-6, kind.slug());
+    }
+}
+
+#[test]
+fn the_tiny_network_is_the_references() {
+    let reference = References::open("tiny.safetensors");
+    network_is_the_references(&std::fs::read(data("tiny.bpk")).unwrap(), &reference);
+}
+
+#[test]
+fn the_shipped_network_is_the_references() {
+    let index = std::fs::read(shipped_weights().join("index.json")).unwrap();
+    let index: Index = serde_json::from_slice(&index).unwrap();
+    let weights = std::fs::read(shipped_weights().join(index.default)).unwrap();
+    network_is_the_references(&weights, &References::open("shipped.safetensors"));
+}
+
+fn network_is_the_references(file: &[u8], reference: &References) {
+    let device = kernels::cpu();
+    belongs_to(reference, file);
+    let weights = fashion_ddpm::weights::decode(file, &device).unwrap();
+    let unet = &weights.unet;
+    let t = reference.indices("forward.t");
+    let labels: Vec<Option<Garment>> = reference
+        .indices("forward.label")
+        .into_iter()
+        .map(Garment::from_label)
+        .collect();
+    let x = reference.images("forward.x", &device);
+    let expected = reference.images("forward.pred_noise", &device);
+
+    let all = unet.forward(x.clone(), &t, &labels);
+    assert_near(
+        all,
+        expected.clone(),
+        TOLERANCE,
+        "a batch of all timesteps and labels",
+    );
+    let image = |x: &Tensor<4>, i: usize| x.clone().slice([i..i + 1]);
+    for i in 0..t.len() {
+        let found = unet.forward(image(&x, i), &t[i..=i], &labels[i..=i]);
+        let what = format!("t = {}, {:?}", t[i], labels[i]);
+        assert_near(found, image(&expected, i), TOLERANCE, &what);
+        // The tables used at sampling time.
+        let denoiser = Denoiser::new(unet.clone(), 1000, labels[i], 1.0, &device);
+        let found = denoiser.predict(image(&x, i), t[i]);
+        assert_near(
+            found,
+            image(&expected, i),
+            TOLERANCE,
+            &format!("{what}, by table"),
+        );
+    }
+
+    let (shape, shifts) = reference.f32("shifts");
+    let found = unet.shifts(&t, &labels, &device);
+    assert_eq!(found.dims().to_vec(), shape);
+    assert!(distance(&values(found), &shifts) <= TOLERANCE);
+
+    let expected = reference.images("guided.pred_noise", &device);
+    let denoiser = Denoiser::new(unet.clone(), 1000, Garment::from_label(7), 2.5, &device);
+    for (i, &t) in t.iter().take(3).enumerate() {
+        let found = denoiser.predict(image(&x, i), t);
+        assert_near(found, image(&expected, i), TOLERANCE, "guidance 2.5");
+    }
+
+    steps_are_the_references(unet, reference);
+}
+
+/// One step of each sampler, at the beginning, in the middle and at the end of a walk: the network
+/// on x_t, the clipped estimate, the next state.
+fn steps_are_the_references(unet: &fashion_ddpm::UNet, reference: &References) {
+    let device = kernels::cpu();
+    let images = |name: &str| reference.images(&format!("step.{name}"), &device);
+    let (x_t, previous, z) = (images("x_t"), images("previous"), images("z"));
+    let (pred_x_start, x_prev) = (images("pred_x_start"), images("x_prev"));
+    let cases = reference.indices("step.cases");
+    let (cases, _) = cases.as_chunks::<6>();
+    assert!(
+        SAMPLERS
+            .iter()
+            .enumerate()
+            .all(|(i, _)| cases.iter().any(|c| c[1] == i))
+    );
+    for (i, &[kind, sampler, steps, index, t, label]) in cases.iter().enumerate() {
+        let image = |x: &Tensor<4>| x.clone().slice([i..i + 1]);
+        let (kind, sampler) = (SCHEDULES[kind], SAMPLERS[sampler]);
+        let what = format!("{kind} {sampler:?}, step {index} of {steps}");
+        let step = sampler.plan(&schedule(kind), steps).unwrap()[index];
+        assert_eq!(step.t, t, "{what}");
+
+        let pred_noise = unet.forward(image(&x_t), &[t], &[Garment::from_label(label)]);
+        // An error of the network's, divided by sqrt(alpha_bar_t).
+        let magnified = TOLERANCE.max(1e-5 / step.sqrt_alpha_cumprod as f32);
+        let x_0 = step.pred_x_start(image(&x_t), pred_noise);
+        assert_near(
+            x_0.clone(),
+            image(&pred_x_start),
+            magnified,
+            &format!("{what}, x_0"),
+        );
+        let next = step.apply(image(&x_t), x_0, Some(previous.clone()), Some(z.clone()));
+        assert_near(
+            next,
+            image(&x_prev),
+            TOLERANCE,
+            &format!("{what}, next state"),
+        );
+    }
+}
+
+/// References of other weights would be refuted, or confirmed, by accident.
+fn belongs_to(reference: &References, file: &[u8]) {
+    use fashion_ddpm::weights::hex;
+    use sha2::{Digest, Sha256};
+    let expected = reference.indices("weights_sha256");
+    let expected: Vec<u8> = expected.into_iter().map(|byte| byte as u8).collect();
+    assert_eq!(
+        hex(&Sha256::digest(file)),
+        hex(&expected),
+        "the references belong to other weights; run tests/reference/reference.py"
+    );
+}
+
+/// The committed network has a say in every layer: without one of its tensors the answer changes.
+#[test]
+fn the_tiny_network_predicts_something() {
+    let device = kernels::cpu();
+    let weights = load(&data("tiny.bpk"));
+    let answer = values(weights.probe(&device));
+    let spread = answer.iter().map(|v| v * v).sum::<f32>() / answer.len() as f32;
+    assert!((0.05..20.0).contains(&spread), "{spread}");
+    assert!(distance(&answer, &weights.expected_probe) < TOLERANCE);
+}
