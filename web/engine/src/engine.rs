@@ -1,0 +1,381 @@
+//! Answers what the page asks, one request after the other.
+
+use std::{future::Future, rc::Rc};
+
+use burn::tensor::{Device, Tensor, TensorData};
+use fashion_ddpm::{
+    Denoiser, Garment, PredictNoise, ReverseProcess, Sampler,
+    garment::parse_garment,
+    noise::{IMAGE_SIZE, PIXELS},
+    weights::{self, Weights},
+};
+use protocol::{EngineKind, ErrorCode, Event, Model, Part, Picture, Request};
+
+use crate::{
+    device::{self, Opened},
+    wasm::{self, Message, Page},
+};
+
+/// The largest difference, at any pixel, between the stored answer and this device's.
+///
+/// The answer is of order 1 and was computed in f32 with the same weights, so that only the order
+/// of summation differs. Measured over all devices at hand it stays below 1e-5; a single kernel that
+/// computes something else moves it by 0.1 and more.
+const TOLERANCE: f32 = 1e-3;
+
+/// Images of one run; more would not fit a screen, nor their frames a tab's memory.
+const MOST_IMAGES: u32 = 64;
+
+/// What went wrong, for the page.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub(crate) code: ErrorCode,
+    pub(crate) message: String,
+    pub(crate) fatal: bool,
+}
+
+impl Failure {
+    /// Something that this picture, or these weights, make impossible; the engine lives on.
+    fn of(code: ErrorCode, message: impl Into<String>) -> Self {
+        Self {
+            code,
+            message: message.into(),
+            fatal: false,
+        }
+    }
+
+    pub(crate) fn picture(error: impl std::fmt::Display) -> Self {
+        Self::of(
+            ErrorCode::Picture,
+            format!("This picture cannot be computed: {error}."),
+        )
+    }
+}
+
+impl From<Failure> for Event {
+    fn from(
+        Failure {
+            code,
+            message,
+            fatal,
+        }: Failure,
+    ) -> Self {
+        Self::Error {
+            code,
+            message,
+            fatal,
+        }
+    }
+}
+
+/// The worker's state.
+pub(crate) struct Engine {
+    kind: EngineKind,
+    pub(crate) page: Page,
+    opened: Option<Opened>,
+    weights: Option<Weights>,
+    /// The last one used: its embedding of every timestep takes as long as some steps.
+    denoiser: Option<(Option<Garment>, f64, SharedDenoiser)>,
+}
+
+impl Engine {
+    /// Nothing is opened or loaded before the page asks for it.
+    pub(crate) fn new(kind: EngineKind, page: Page) -> Self {
+        Self {
+            kind,
+            page,
+            opened: None,
+            weights: None,
+            denoiser: None,
+        }
+    }
+
+    /// Answers requests for as long as the worker lives.
+    pub(crate) async fn serve(mut self) {
+        loop {
+            let message = self.page.next().await;
+            if let Err(failure) = self.answer(message).await {
+                self.page.tell(&failure.into(), &[]);
+            }
+        }
+    }
+
+    async fn answer(&mut self, Message { request, values }: Message) -> Result<(), Failure> {
+        match request {
+            Request::Load { url, bytes } => self.load(&url, bytes).await,
+            Request::Run {
+                run,
+                picture,
+                paused,
+            } => self.run(run, &picture, paused).await,
+            Request::Explain {
+                run,
+                index,
+                t,
+                picture,
+            } => self.explain(run, index, t, &picture, values).await,
+            Request::Stop { run } => {
+                self.page.tell(&Event::Stopped { run }, &[]);
+                Ok(())
+            }
+            // Of a run that is over.
+            Request::Pause { .. } | Request::Resume { .. } | Request::Step { .. } => Ok(()),
+        }
+    }
+
+    async fn load(&mut self, url: &str, bytes: u64) -> Result<(), Failure> {
+        let device = self.device().await?;
+        let file = fetch(&self.page, url, bytes).await?;
+        self.page.tell(&busy("Checking the weights"), &[]);
+        let weights = weights::decode(&file, &device).map_err(|error| {
+            let message = format!("The weights at {url} cannot be used: {error}.");
+            Failure::of(ErrorCode::WeightsInvalid, message)
+        })?;
+        drop(file);
+
+        self.page
+            .tell(&busy("Compiling the network's kernels"), &[]);
+        self.page.give_way().await;
+        let answer = self.read(reading(weights.probe(&device))).await?;
+        self.check(&answer, &weights.expected_probe)?;
+
+        let metadata = &weights.metadata;
+        let model = Model {
+            epoch: metadata.epoch,
+            timesteps: metadata.timesteps as u32,
+            schedule: metadata.schedule.slug().to_owned(),
+            parameters: metadata.parameters as f64,
+            images_seen: metadata.images_seen as f64,
+            sha256: weights.sha256.clone(),
+        };
+        self.weights = Some(weights);
+        self.denoiser = None;
+        self.warm_up().await?;
+        let (opened, _) = self.ready()?;
+        let ready = Event::Ready {
+            engine: self.kind,
+            adapter: opened.adapter.clone(),
+            software: opened.software,
+            model,
+        };
+        self.page.tell(&ready, &[]);
+        Ok(())
+    }
+
+    /// The device, opened the first time.
+    async fn device(&mut self) -> Result<Device, Failure> {
+        if let Some(opened) = &self.opened {
+            return Ok(opened.device.clone());
+        }
+        let opened = device::open(self.kind).await?;
+        Ok(self.opened.insert(opened).device.clone())
+    }
+
+    /// The self-check: the stored answer against this device's.
+    fn check(&self, answer: &TensorData, expected: &[f32]) -> Result<(), Failure> {
+        let answer = values(answer);
+        let difference = answer.iter().zip(expected).map(|(a, b)| (a - b).abs());
+        // A sum, not a maximum, which would ignore NaN; the tolerance holds for either.
+        let worst = difference.fold(0.0, |worst, d| if d <= worst { worst } else { d });
+        if answer.len() == expected.len() && worst <= TOLERANCE {
+            return Ok(());
+        }
+        let advice = match self.kind {
+            EngineKind::WebGpu => "Use the CPU engine, or update the graphics driver.",
+            EngineKind::Cpu => "Reload the page, so that engine and weights fit each other.",
+        };
+        Err(Failure {
+            code: ErrorCode::SelfCheck,
+            message: format!(
+                "The network's answer to a stored question is wrong by {worst:.2e}, where \
+                 {TOLERANCE:.0e} is allowed: this device computes wrong. {advice}"
+            ),
+            fatal: true,
+        })
+    }
+
+    /// Takes two steps for nothing, on the GPU, where whatever runs for the first time is compiled
+    /// first: better now than while somebody watches.
+    async fn warm_up(&mut self) -> Result<(), Failure> {
+        if self.kind == EngineKind::Cpu {
+            return Ok(());
+        }
+        let denoiser = self.denoiser(None, 1.0)?;
+        let (opened, weights) = self.ready()?;
+        let schedule = &weights.diffusion.schedule;
+        let plan = Sampler::Ddpm.plan(schedule, 2).map_err(Failure::picture)?;
+        let timesteps = weights.metadata.timesteps;
+        let mut process = ReverseProcess::new(denoiser, plan, 0, 0..1, timesteps, &opened.device);
+        while process.step().is_some() {}
+        self.read(reading(process.x())).await.map(drop)
+    }
+
+    async fn explain(
+        &mut self,
+        run: u32,
+        index: u32,
+        t: u32,
+        picture: &Picture,
+        x_t: Vec<f32>,
+    ) -> Result<(), Failure> {
+        let count = images(picture)?;
+        let garment = parse_garment(&picture.garment).map_err(Failure::picture)?;
+        let denoiser = self.denoiser(garment, picture.guidance)?;
+        let (opened, weights) = self.ready()?;
+        if x_t.len() != count as usize * PIXELS {
+            let reason = format!(
+                "{count} images have {PIXELS} pixels each, not {}",
+                x_t.len()
+            );
+            return Err(Failure::picture(reason));
+        }
+        let timesteps = weights.metadata.timesteps;
+        if t as usize >= timesteps {
+            return Err(Failure::picture(format!(
+                "t goes from 0 to {}, not {t}",
+                timesteps - 1
+            )));
+        }
+        let shape = [count as usize, 1, IMAGE_SIZE, IMAGE_SIZE];
+        let x_t = Tensor::from_data(TensorData::new(x_t, shape), &opened.device);
+        let pred_noise = self
+            .read(reading(denoiser.predict(x_t, t as usize)))
+            .await?;
+        self.page
+            .tell(&Event::Explained { run, index }, &[values(&pred_noise)]);
+        Ok(())
+    }
+
+    /// [`Self::explain`] in the middle of something else, which a failure does not end.
+    pub(crate) async fn explain_meanwhile(
+        &mut self,
+        (run, index, t): (u32, u32, u32),
+        picture: &Picture,
+        x_t: Vec<f32>,
+    ) {
+        if let Err(failure) = self.explain(run, index, t, picture, x_t).await {
+            self.page.tell(&failure.into(), &[]);
+        }
+    }
+
+    /// The device and the weights, once there are any.
+    pub(crate) fn ready(&self) -> Result<(&Opened, &Weights), Failure> {
+        self.opened
+            .as_ref()
+            .zip(self.weights.as_ref())
+            .ok_or_else(|| Failure::picture("no weights are loaded yet; choose an epoch"))
+    }
+
+    /// The network with this garment and this guidance.
+    pub(crate) fn denoiser(
+        &mut self,
+        garment: Option<Garment>,
+        guidance: f64,
+    ) -> Result<SharedDenoiser, Failure> {
+        if !guidance.is_finite() {
+            return Err(Failure::picture("the guidance scale is no number"));
+        }
+        if let Some((last_garment, last_guidance, denoiser)) = &self.denoiser
+            && (*last_garment, *last_guidance) == (garment, guidance)
+        {
+            return Ok(denoiser.clone());
+        }
+        let (opened, weights) = self.ready()?;
+        let timesteps = weights.metadata.timesteps;
+        let unet = weights.unet.clone();
+        let denoiser = Denoiser::new(unet, timesteps, garment, guidance, &opened.device);
+        let denoiser = SharedDenoiser(Rc::new(denoiser));
+        self.denoiser = Some((garment, guidance, denoiser.clone()));
+        Ok(denoiser)
+    }
+
+    /// Waits for a tensor's values.
+    pub(crate) async fn read(
+        &self,
+        reading: impl Future<Output = Result<TensorData, String>>,
+    ) -> Result<TensorData, Failure> {
+        reading.await.map_err(|error| match self.kind {
+            EngineKind::WebGpu => Failure {
+                code: ErrorCode::DeviceLost,
+                message: format!(
+                    "The GPU went away ({error}). Use the CPU engine, or reload the page."
+                ),
+                fatal: true,
+            },
+            EngineKind::Cpu => Failure {
+                code: ErrorCode::Engine,
+                message: format!("The engine stopped working ({error}). Reload the page."),
+                fatal: true,
+            },
+        })
+    }
+}
+
+/// How many images a picture has.
+pub(crate) fn images(picture: &Picture) -> Result<u32, Failure> {
+    if (1..=MOST_IMAGES).contains(&picture.count) {
+        return Ok(picture.count);
+    }
+    Err(Failure::picture(format!(
+        "1 to {MOST_IMAGES} images at a time, not {}",
+        picture.count
+    )))
+}
+
+/// Asks for a tensor's values; an error is the device's complaint.
+pub(crate) async fn reading(tensor: Tensor<4>) -> Result<TensorData, String> {
+    tensor
+        .into_data_async()
+        .await
+        .map_err(|error| error.to_string())
+}
+
+/// The numbers of a tensor that was computed in f32.
+pub(crate) fn values(data: &TensorData) -> &[f32] {
+    data.as_slice().expect("the network computes in f32")
+}
+
+fn busy(message: &str) -> Event {
+    Event::Busy {
+        message: message.to_owned(),
+    }
+}
+
+/// Downloads a weights file; the page's bar moves at most twenty times a second.
+async fn fetch(page: &Page, url: &str, bytes: u64) -> Result<Vec<u8>, Failure> {
+    let progress = |received: usize| {
+        let event = Event::Progress {
+            part: Part::Weights,
+            received: received as f64,
+            total: (bytes > 0).then_some(bytes as f64),
+        };
+        page.tell(&event, &[]);
+    };
+    let mut last = f64::NEG_INFINITY;
+    let file = wasm::download(url, |received| {
+        if wasm::now() - last >= 50.0 {
+            last = wasm::now();
+            progress(received);
+        }
+    })
+    .await
+    .map_err(|reason| {
+        let message = format!(
+            "The weights at {url} could not be fetched: {reason}. Check the connection, or choose \
+             another epoch."
+        );
+        Failure::of(ErrorCode::WeightsMissing, message)
+    })?;
+    progress(file.len());
+    Ok(file)
+}
+
+/// A denoiser that several runs may use.
+#[derive(Debug, Clone)]
+pub(crate) struct SharedDenoiser(Rc<Denoiser>);
+
+impl PredictNoise for SharedDenoiser {
+    fn predict(&self, x_t: Tensor<4>, t: usize) -> Tensor<4> {
+        self.0.predict(x_t, t)
+    }
+}

@@ -1,0 +1,322 @@
+//! A run: steps, and the frames they leave.
+//!
+//! Steps are queued, not awaited. On a GPU several batches of them are on their way at a time, and a
+//! batch's frames come back as one tensor while later steps are being queued; waiting for each step
+//! would leave the GPU idle most of the time. The batches are kept so short that whoever presses
+//! Pause sees it happen.
+
+use std::{
+    collections::VecDeque,
+    future::Future,
+    mem,
+    pin::Pin,
+    task::{Context, Poll, Waker},
+};
+
+use burn::tensor::{Tensor, TensorData};
+use fashion_ddpm::{Frame, ReverseProcess, Sampler, garment::parse_garment};
+use protocol::{Event, Picture, Request, StepInfo};
+
+use crate::{
+    device::Opened,
+    engine::{Engine, Failure, images, reading, values},
+    wasm::{Message, now},
+};
+
+/// The longest time, in milliseconds, in which the browser cannot deliver a message.
+const SLICE_MS: f64 = 40.0;
+
+/// Frames of a batch, at most; with two batches on their way this is what a GPU has to do at a time.
+const LONGEST_BATCH: usize = 16;
+
+/// What a message means for a run.
+enum Order {
+    Pause,
+    Resume,
+    Step,
+    Stop,
+    None,
+}
+
+impl Engine {
+    /// Computes a picture and tells the page all about it.
+    pub(crate) async fn run(
+        &mut self,
+        run: u32,
+        picture: &Picture,
+        mut paused: bool,
+    ) -> Result<(), Failure> {
+        let count = images(picture)?;
+        let garment = parse_garment(&picture.garment).map_err(Failure::picture)?;
+        let sampler: Sampler = picture.sampler.parse().map_err(Failure::picture)?;
+        let denoiser = self.denoiser(garment, picture.guidance)?;
+        let (opened, weights) = self.ready()?;
+        let plan = sampler
+            .plan(&weights.diffusion.schedule, picture.steps as usize)
+            .map_err(Failure::picture)?;
+        let steps = plan
+            .iter()
+            .map(|step| StepInfo {
+                t: step.t as u32,
+                sqrt_alpha_cumprod: step.sqrt_alpha_cumprod,
+                sqrt_one_minus_alpha_cumprod: step.sqrt_one_minus_alpha_cumprod,
+            })
+            .collect();
+        self.page.tell(&Event::Started { run, steps }, &[]);
+
+        let mut clock = Clock::default();
+        clock.start();
+        let mut batches = Batches::new(run, opened);
+        let (timesteps, device) = (weights.metadata.timesteps, &opened.device);
+        let mut process =
+            ReverseProcess::new(denoiser, plan, picture.seed, 0..count, timesteps, device);
+        // Steps asked for one by one while paused.
+        let mut asked = 0u32;
+        let mut breath = now();
+        while process.steps_left() > 0 {
+            // What the page wants comes before the next step.
+            loop {
+                let idle = paused && asked == 0;
+                let message = if idle {
+                    batches.deliver_all(self).await?;
+                    clock.stop();
+                    self.page.next().await
+                } else {
+                    match self.page.try_next() {
+                        Some(message) => message,
+                        None => break,
+                    }
+                };
+                match self.obey(run, message).await {
+                    Order::Pause => paused = true,
+                    Order::Resume => (paused, asked) = (false, 0),
+                    Order::Step => asked += u32::from(paused),
+                    Order::Stop => {
+                        self.page.tell(&Event::Stopped { run }, &[]);
+                        return Ok(());
+                    }
+                    Order::None => {}
+                }
+            }
+
+            clock.start();
+            asked = asked.saturating_sub(1);
+            if let Some(frame) = process.step() {
+                batches.add(frame);
+            }
+            if batches.is_full() {
+                batches.deliver(self).await?;
+            }
+            if now() - breath >= SLICE_MS {
+                self.page.give_way().await;
+                breath = now();
+            }
+        }
+        batches.deliver_all(self).await?;
+        let x_0 = self.read(reading(process.x())).await?;
+        clock.stop();
+        self.page.tell(
+            &Event::Done {
+                run,
+                elapsed_ms: clock.elapsed_ms,
+            },
+            &[values(&x_0)],
+        );
+        Ok(())
+    }
+
+    async fn obey(&mut self, running: u32, Message { request, values }: Message) -> Order {
+        match request {
+            Request::Pause { run } if run == running => Order::Pause,
+            Request::Resume { run } if run == running => Order::Resume,
+            Request::Step { run } if run == running => Order::Step,
+            Request::Stop { run } if run == running => Order::Stop,
+            Request::Load { .. } | Request::Run { .. } => {
+                self.page.put_back(Message { request, values });
+                Order::Stop
+            }
+            Request::Explain {
+                run,
+                index,
+                t,
+                picture,
+            } => {
+                self.explain_meanwhile((run, index, t), &picture, values)
+                    .await;
+                Order::None
+            }
+            // Of an earlier run.
+            _ => Order::None,
+        }
+    }
+}
+
+/// Measures computing, without pauses.
+#[derive(Default)]
+struct Clock {
+    since: Option<f64>,
+    elapsed_ms: f64,
+}
+
+impl Clock {
+    fn start(&mut self) {
+        self.since.get_or_insert_with(now);
+    }
+
+    fn stop(&mut self) {
+        self.elapsed_ms += self.since.take().map_or(0.0, |since| now() - since);
+    }
+}
+
+/// Frames on their way to the page.
+struct Batches {
+    run: u32,
+    /// Index of the next frame to be added.
+    next: u32,
+    /// Of the batch being filled: x_t and the predicted noise of each frame.
+    frames: Vec<(Tensor<4>, Tensor<4>)>,
+    /// When that batch was begun.
+    begun: f64,
+    /// How many frames make a batch now.
+    full: usize,
+    /// Batches being computed and read, oldest first.
+    under_way: VecDeque<Batch>,
+    /// When the last one arrived.
+    arrived: f64,
+    ahead: usize,
+    target_ms: f64,
+}
+
+impl Batches {
+    fn new(run: u32, opened: &Opened) -> Self {
+        Self {
+            run,
+            next: 0,
+            frames: Vec::new(),
+            begun: 0.0,
+            full: 1,
+            under_way: VecDeque::new(),
+            arrived: 0.0,
+            ahead: opened.batches_ahead,
+            target_ms: opened.batch_ms,
+        }
+    }
+
+    fn add(&mut self, frame: Frame) {
+        if self.frames.is_empty() {
+            self.begun = now();
+        }
+        self.frames.push((frame.x_t, frame.pred_noise));
+        self.next += 1;
+    }
+
+    fn is_full(&self) -> bool {
+        self.frames.len() >= self.full
+    }
+
+    /// Sends the batch on its way, and waits until not too many are.
+    async fn deliver(&mut self, engine: &Engine) -> Result<(), Failure> {
+        self.read_frames();
+        while self.under_way.len() > self.ahead {
+            self.deliver_oldest(engine).await?;
+        }
+        Ok(())
+    }
+
+    /// Sends the batch on its way, full or not, and waits for all.
+    async fn deliver_all(&mut self, engine: &Engine) -> Result<(), Failure> {
+        self.read_frames();
+        while !self.under_way.is_empty() {
+            self.deliver_oldest(engine).await?;
+        }
+        Ok(())
+    }
+
+    /// Asks the device for the frames, all in one tensor.
+    fn read_frames(&mut self) {
+        let frames = mem::take(&mut self.frames);
+        if frames.is_empty() {
+            return;
+        }
+        let count = frames.len() as u32;
+        let (x_t, pred_noise): (Vec<_>, Vec<_>) = frames.into_iter().unzip();
+        let all = Tensor::cat([x_t, pred_noise].concat(), 0);
+        self.under_way.push_back(Batch {
+            first: self.next - count,
+            count,
+            begun: self.begun,
+            data: Early::ask(Box::pin(reading(all))),
+        });
+    }
+
+    async fn deliver_oldest(&mut self, engine: &Engine) -> Result<(), Failure> {
+        let Some(batch) = self.under_way.pop_front() else {
+            return Ok(());
+        };
+        let Batch {
+            first,
+            count,
+            begun,
+            data,
+        } = batch;
+        let data = engine.read(data).await?;
+        let (x_t, pred_noise) = {
+            let values = values(&data);
+            values.split_at(values.len() / 2)
+        };
+        let event = Event::Frames {
+            run: self.run,
+            first,
+            count,
+        };
+        engine.page.tell(&event, &[x_t, pred_noise]);
+
+        let frame_ms = (now() - begun.max(self.arrived)) / f64::from(count);
+        self.arrived = now();
+        let fits = (self.target_ms / frame_ms.max(0.01)) as usize;
+        self.full = fits.clamp(1, LONGEST_BATCH.min(2 * self.full));
+        Ok(())
+    }
+}
+
+/// Some frames being computed and read.
+struct Batch {
+    first: u32,
+    count: u32,
+    begun: f64,
+    data: Early,
+}
+
+type Reading = Pin<Box<dyn Future<Output = Result<TensorData, String>>>>;
+
+/// A future that has been polled once already.
+///
+/// Reading a tensor begins with the first poll. Polled only when its turn has come, the copy would
+/// queue up behind the steps that were queued in the meantime.
+enum Early {
+    Done(Option<Result<TensorData, String>>),
+    Going(Reading),
+}
+
+impl Early {
+    fn ask(mut reading: Reading) -> Self {
+        match reading
+            .as_mut()
+            .poll(&mut Context::from_waker(Waker::noop()))
+        {
+            Poll::Ready(result) => Self::Done(Some(result)),
+            Poll::Pending => Self::Going(reading),
+        }
+    }
+}
+
+impl Future for Early {
+    type Output = Result<TensorData, String>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        match &mut *self {
+            Self::Done(result) => result.take().map_or(Poll::Pending, Poll::Ready),
+            Self::Going(reading) => reading.as_mut().poll(context),
+        }
+    }
+}

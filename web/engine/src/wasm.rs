@@ -1,0 +1,336 @@
+//! The whole border with JavaScript: start-up, messages, downloads, clocks, and what the browser
+//! says about its GPU.
+
+use std::{cell::RefCell, collections::VecDeque, future::poll_fn, panic, rc::Rc, task::Poll};
+
+use js_sys::{Array, Float32Array, Function, Promise, Reflect, Uint8Array};
+use protocol::{EngineKind, ErrorCode, Event, Request};
+use serde::Serialize;
+use wasm_bindgen::prelude::*;
+use wasm_bindgen_futures::{JsFuture, spawn_local};
+use web_sys::{
+    DedicatedWorkerGlobalScope, MessageChannel, MessageEvent, MessagePort,
+    ReadableStreamDefaultReader, Response,
+};
+
+use crate::engine::Engine;
+
+unsafe extern "C" {
+    /// Runs the module's static constructors; made by the linker.
+    fn __wasm_call_ctors();
+}
+
+/// Starts the engine; called once, by `main`, before the page's first message.
+pub fn start(kind: EngineKind) {
+    // SAFETY: the constructors run once, here, before anything that depends on them.
+    //
+    // That they are called by name is what matters. CubeCL registers thousands of them, and where
+    // nothing calls them the linker wraps every export of the module so that each call from
+    // JavaScript runs them all again: a step then takes a hundred times as long.
+    unsafe { __wasm_call_ctors() };
+
+    panic::set_hook(Box::new(|info| {
+        console_error_panic_hook::hook(info);
+        // The last words: WebAssembly traps after this, and the worker is of no more use.
+        send(
+            &Event::Error {
+                code: ErrorCode::Engine,
+                message: format!("The engine stopped working ({info}). Reload the page."),
+                fatal: true,
+            },
+            &[],
+        );
+    }));
+
+    let inbox = Rc::new(Inbox::default());
+    let receive = Closure::<dyn FnMut(MessageEvent)>::new({
+        let inbox = inbox.clone();
+        move |event: MessageEvent| inbox.receive(&event.data())
+    });
+    scope().set_onmessage(Some(receive.as_ref().unchecked_ref()));
+    // It is needed for as long as the worker lives.
+    receive.forget();
+
+    spawn_local(async move { Engine::new(kind, Page::new(inbox)).serve().await });
+}
+
+fn scope() -> DedicatedWorkerGlobalScope {
+    js_sys::global().unchecked_into()
+}
+
+/// Posts an event, with the buffers that the protocol names for it.
+fn send(event: &Event, buffers: &[&[f32]]) {
+    let message = Array::new();
+    // Plain data, whose serialisation cannot fail; and there is nobody to tell if it did.
+    message.push(
+        &event
+            .serialize(&serde_wasm_bindgen::Serializer::json_compatible())
+            .unwrap_or_default(),
+    );
+    let transfer = Array::new();
+    for values in buffers {
+        let buffer = Float32Array::new_from_slice(values).buffer();
+        message.push(&buffer);
+        transfer.push(&buffer);
+    }
+    let _ = scope().post_message_with_transfer(&message, &transfer);
+}
+
+/// A request, with the numbers that came with it.
+#[derive(Debug)]
+pub(crate) struct Message {
+    pub(crate) request: Request,
+    pub(crate) values: Vec<f32>,
+}
+
+/// Messages that have arrived and wait to be handled.
+#[derive(Default)]
+struct Inbox {
+    messages: RefCell<VecDeque<Message>>,
+    waiting: RefCell<Option<std::task::Waker>>,
+}
+
+impl Inbox {
+    fn receive(&self, data: &JsValue) {
+        let parts: &Array = data.unchecked_ref();
+        match serde_wasm_bindgen::from_value(parts.get(0)) {
+            Ok(request) => {
+                let buffer = parts.get(1);
+                let values = if buffer.is_undefined() {
+                    Vec::new()
+                } else {
+                    Float32Array::new(&buffer).to_vec()
+                };
+                self.messages
+                    .borrow_mut()
+                    .push_back(Message { request, values });
+            }
+            Err(error) => send(
+                &Event::Error {
+                    code: ErrorCode::Engine,
+                    message: format!(
+                        "The page asked for something this engine does not know ({error}). Reload \
+                         the page, so that both come from the same version."
+                    ),
+                    fatal: false,
+                },
+                &[],
+            ),
+        }
+        if let Some(waker) = self.waiting.borrow_mut().take() {
+            waker.wake();
+        }
+    }
+}
+
+/// The page, as the engine sees it.
+pub(crate) struct Page {
+    inbox: Rc<Inbox>,
+    breath: Breath,
+}
+
+impl Page {
+    fn new(inbox: Rc<Inbox>) -> Self {
+        Self {
+            inbox,
+            breath: Breath::new(),
+        }
+    }
+
+    /// Tells the page something, with the buffers that the protocol names for it.
+    pub(crate) fn tell(&self, event: &Event, buffers: &[&[f32]]) {
+        send(event, buffers);
+    }
+
+    /// The next message, as soon as there is one.
+    pub(crate) async fn next(&self) -> Message {
+        poll_fn(|context| match self.try_next() {
+            Some(message) => Poll::Ready(message),
+            None => {
+                *self.inbox.waiting.borrow_mut() = Some(context.waker().clone());
+                Poll::Pending
+            }
+        })
+        .await
+    }
+
+    /// The next message, if it has arrived.
+    pub(crate) fn try_next(&self) -> Option<Message> {
+        self.inbox.messages.borrow_mut().pop_front()
+    }
+
+    /// Makes `message` the next one again, for somebody else to handle.
+    pub(crate) fn put_back(&self, message: Message) {
+        self.inbox.messages.borrow_mut().push_front(message);
+    }
+
+    /// Lets the browser deliver what has come in the meantime.
+    pub(crate) async fn give_way(&self) {
+        self.breath.take().await;
+    }
+}
+
+/// A way to come back as the browser's next task but one. `setTimeout` would cost 4 ms each time.
+struct Breath {
+    port: MessagePort,
+    resolve: Rc<RefCell<Option<Function>>>,
+}
+
+impl Breath {
+    fn new() -> Self {
+        let channel = MessageChannel::new().expect("every browser with workers has channels");
+        let resolve = Rc::new(RefCell::new(None::<Function>));
+        let wake = Closure::<dyn FnMut()>::new({
+            let resolve = resolve.clone();
+            move || {
+                if let Some(resolve) = resolve.take() {
+                    let _ = resolve.call0(&JsValue::UNDEFINED);
+                }
+            }
+        });
+        channel
+            .port1()
+            .set_onmessage(Some(wake.as_ref().unchecked_ref()));
+        wake.forget();
+        Self {
+            port: channel.port2(),
+            resolve,
+        }
+    }
+
+    async fn take(&self) {
+        let promise = Promise::new(&mut |resolve, _| {
+            self.resolve.replace(Some(resolve));
+            let _ = self.port.post_message(&JsValue::UNDEFINED);
+        });
+        let _ = JsFuture::from(promise).await;
+    }
+}
+
+/// Milliseconds from some point in the past.
+pub(crate) fn now() -> f64 {
+    scope()
+        .performance()
+        .map_or(0.0, |performance| performance.now())
+}
+
+/// Downloads a file, telling how many bytes have come. The error is half a sentence.
+pub(crate) async fn download(
+    url: &str,
+    mut progress: impl FnMut(usize),
+) -> Result<Vec<u8>, String> {
+    let response = JsFuture::from(scope().fetch_with_str(url))
+        .await
+        .map_err(|error| format!("the connection failed: {}", words(&error)))?;
+    let response: Response = response.unchecked_into();
+    if !response.ok() {
+        return Err(format!(
+            "the server answered {} {}",
+            response.status(),
+            response.status_text()
+        ));
+    }
+    // Servers made for development answer any address with the page itself.
+    let kind = response
+        .headers()
+        .get("content-type")
+        .ok()
+        .flatten()
+        .unwrap_or_default();
+    if kind.starts_with("text/html") {
+        return Err("the server answered with a page of HTML".to_owned());
+    }
+    let Some(body) = response.body() else {
+        return Err("the server answered with nothing".to_owned());
+    };
+    let reader: ReadableStreamDefaultReader = body.get_reader().unchecked_into();
+    let mut file = Vec::new();
+    loop {
+        let chunk = JsFuture::from(reader.read())
+            .await
+            .map_err(|error| format!("the connection broke off: {}", words(&error)))?;
+        let Ok(chunk) = get(&chunk, "value").dyn_into::<Uint8Array>() else {
+            return Ok(file);
+        };
+        let start = file.len();
+        file.resize(start + chunk.length() as usize, 0);
+        chunk.copy_to(&mut file[start..]);
+        progress(file.len());
+    }
+}
+
+/// What the browser says about its GPU. Names as in the WebGPU specification.
+#[cfg(feature = "webgpu")]
+pub(crate) struct Adapter {
+    /// For people.
+    pub(crate) name: String,
+    /// Whether it only pretends to be a GPU.
+    pub(crate) software: bool,
+    /// Whether it has the feature `timestamp-query`.
+    pub(crate) timestamp_query: bool,
+}
+
+/// Asks the browser for an adapter the way CubeCL is going to ask for it; `None` where there is
+/// none, or no WebGPU at all.
+#[cfg(feature = "webgpu")]
+pub(crate) async fn adapter() -> Option<Adapter> {
+    let gpu = get(&get(&scope(), "navigator"), "gpu");
+    let request = get(&gpu, "requestAdapter").dyn_into::<Function>().ok()?;
+    let options = js_sys::Object::new();
+    Reflect::set(
+        &options,
+        &"powerPreference".into(),
+        &"high-performance".into(),
+    )
+    .ok()?;
+    let promise: Promise = request.call1(&gpu, &options).ok()?.dyn_into().ok()?;
+    let adapter = JsFuture::from(promise).await.ok()?;
+    if !adapter.is_object() {
+        return None;
+    }
+    let info = get(&adapter, "info");
+    let word = |key| get(&info, key).as_string().unwrap_or_default();
+    let name = [
+        word("description"),
+        word("device"),
+        format!("{} {}", word("vendor"), word("architecture")),
+    ]
+    .into_iter()
+    .map(|name| name.trim().to_owned())
+    .find(|name| !name.is_empty())
+    .unwrap_or_else(|| "unnamed adapter".to_owned());
+    let lower = format!("{name} {}", word("architecture")).to_lowercase();
+    let software = get(&info, "isFallbackAdapter").is_truthy()
+        || get(&adapter, "isFallbackAdapter").is_truthy()
+        || [
+            "swiftshader",
+            "llvmpipe",
+            "softpipe",
+            "lavapipe",
+            "basic render",
+        ]
+        .iter()
+        .any(|renderer| lower.contains(renderer));
+    let features = get(&adapter, "features");
+    let timestamp_query = get(&features, "has")
+        .dyn_into::<Function>()
+        .and_then(|has| has.call1(&features, &"timestamp-query".into()))
+        .is_ok_and(|answer| answer.is_truthy());
+    Some(Adapter {
+        name,
+        software,
+        timestamp_query,
+    })
+}
+
+/// A property, or undefined where there is none to be had.
+fn get(object: &JsValue, key: &str) -> JsValue {
+    Reflect::get(object, &key.into()).unwrap_or(JsValue::UNDEFINED)
+}
+
+/// What an exception says.
+fn words(error: &JsValue) -> String {
+    get(error, "message")
+        .as_string()
+        .unwrap_or_else(|| format!("{error:?}"))
+}
