@@ -309,7 +309,6 @@ impl Convolution {
     }
 
     /// dL/dx, from dL/dy.
-    #[cfg(any(feature = "train", test))]
     fn input_gradient(&self, dy: &[f32], weight: &[f32]) -> Vec<f32> {
         let [k_h, k_w] = self.kernel;
         if self.stride == 1 && k_h == k_w && self.padding < k_h && !dy.is_empty() {
@@ -339,7 +338,6 @@ impl Convolution {
     }
 
     /// The weight as seen from y: channels exchanged, each kernel turned by 180 degrees.
-    #[cfg(any(feature = "train", test))]
     fn turned_weight(&self, weight: &[f32]) -> Vec<f32> {
         let area = self.kernel[0] * self.kernel[1];
         let mut turned = vec![0.0; weight.len()];
@@ -354,7 +352,6 @@ impl Convolution {
     }
 
     /// dL/dW, from dL/dy: each piece of the batch sums its own, and the pieces are added in order.
-    #[cfg(any(feature = "train", test))]
     fn weight_gradient(&self, x: &[f32], dy: &[f32]) -> Vec<f32> {
         let (taps, n) = (self.taps(), self.positions());
         let length = self.channels_out * taps;
@@ -414,7 +411,6 @@ impl Convolution {
     }
 
     /// dL/db, from dL/dy.
-    #[cfg(any(feature = "train", test))]
     fn bias_gradient(&self, dy: &[f32]) -> Vec<f32> {
         let mut db = vec![0.0; self.channels_out];
         if dy.is_empty() {
@@ -495,7 +491,6 @@ impl Convolution {
     }
 
     /// The inverse of unfolding: adds each value of `columns` `[K, N]` where it came from.
-    #[cfg(any(feature = "train", test))]
     fn fold(&self, columns: &[f32], x: &mut [f32]) {
         let [k_h, k_w] = self.kernel;
         let width = self.size_in[1];
@@ -529,7 +524,6 @@ impl Convolution {
 
 for_each_instruction_set! {
     /// Adds the sum of each row of `length` values.
-    #[cfg(any(feature = "train", test))]
     fn add_row_sums(rows: &[f32], length: usize, sums: &mut [f32]) {
         for (total, row) in sums.iter_mut().zip(rows.chunks_exact(length)) {
             *total += sum(row, |value| value);
@@ -576,7 +570,6 @@ impl<'a> Matrix<'a> {
     }
 
     /// With rows and columns exchanged.
-    #[cfg(any(feature = "train", test))]
     fn transposed(self) -> Self {
         let (row, column) = (self.column, self.row);
         Self {
@@ -719,6 +712,7 @@ mod tests {
         for (batch, channels, size, kernel) in [
             (64, 64, 14, 3),
             (64, 64, 7, 3),
+            (37, 16, 14, 3),
             (13, 64, 7, 1),
             (5, 32, 28, 3),
             (1, 128, 7, 3),

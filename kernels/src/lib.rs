@@ -12,6 +12,9 @@
 //!
 //! Results and gradients do not depend on the number of threads or their timing.
 
+// The backward halves have no caller without gradients.
+#![cfg_attr(not(feature = "train"), allow(dead_code))]
+
 use burn::{
     backend::{Backend, Dispatch, DispatchDevice, backend_extension, tensor::FloatTensor},
     tensor::{DType, Device, Tensor},

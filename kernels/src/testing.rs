@@ -41,10 +41,11 @@ pub(crate) fn random(seed: u64, count: usize) -> Vec<f32> {
     (0..count as u64).map(value).collect()
 }
 
-/// The largest difference, relative to the largest value.
+/// The largest difference, relative to the largest value; but to 1, the size of the inputs, where
+/// sums cancel to less.
 pub(crate) fn distance(a: &[f32], b: &[f32]) -> f32 {
     assert_eq!(a.len(), b.len());
-    let scale = b.iter().fold(1e-3f32, |max, b| max.max(b.abs()));
+    let scale = b.iter().fold(1.0f32, |max, b| max.max(b.abs()));
     let difference = |(a, b): (&f32, &f32)| (a - b).abs();
     let worst = a.iter().zip(b).map(difference);
     // `max` would drop a NaN.
