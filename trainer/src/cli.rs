@@ -1,7 +1,7 @@
 //! The commands.
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
     sync::{
         Arc,
@@ -10,12 +10,17 @@ use std::{
 };
 
 use clap::{Args, Parser, Subcommand, error::ErrorKind};
-use fashion_ddpm::UNetConfig;
+use fashion_ddpm::{
+    Garment, Sampler, UNetConfig,
+    garment::{UnknownGarment, parse_garment},
+    weights::{FORMAT_VERSION, decode},
+};
 
 use crate::{
     device::DeviceChoice,
-    export,
+    export, files,
     run::{self, Options, Outcome},
+    sample,
 };
 
 /// What stops a command, for `main` to print.
@@ -33,8 +38,15 @@ struct Cli {
 enum Command {
     /// Train on Fashion-MNIST.
     Train(TrainArguments),
+    /// Sample garments from weights, into a PNG grid or a NPY array.
+    Sample(SampleArguments),
     /// Export an epoch's averaged weights, and list them in the index.json beside the file.
     Export(ExportArguments),
+    /// Check a weights file and print what it says about itself.
+    Info {
+        /// A weights file
+        file: PathBuf,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -63,6 +75,45 @@ struct TrainArguments {
     /// Another network than the default, as JSON; for tests.
     #[arg(long, value_name = "JSON", hide = true, value_parser = network)]
     network: Option<UNetConfig>,
+}
+
+#[derive(Debug, Args)]
+struct SampleArguments {
+    /// Weights file [default: the one that web/weights/index.json names]
+    #[arg(long, value_name = "FILE")]
+    weights: Option<PathBuf>,
+    /// Number of images
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    count: u32,
+    /// Image i of a seed is the same whatever the count
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u32,
+    /// any, t-shirt, trouser, pullover, dress, coat, sandal, shirt, sneaker, bag or ankle-boot
+    #[arg(long, value_name = "SLUG", default_value = "any", value_parser = garment)]
+    garment: Label,
+    /// ddpm, ddim or dpm
+    #[arg(long, value_name = "SAMPLER", default_value_t = Sampler::Ddpm)]
+    sampler: Sampler,
+    /// Steps of the sampler [default: T for ddpm, 50 for the others]
+    #[arg(long, value_name = "N")]
+    steps: Option<usize>,
+    /// How much the garment counts; 1 is off
+    #[arg(long, value_name = "W", default_value_t = 1.0)]
+    guidance: f64,
+    /// FILE.png for a grid without gaps, FILE.npy for uint8 [N, 28, 28]
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+    /// Folder for a grid of x_t before each step, and of the result: frame-0000.png and so on
+    #[arg(long, value_name = "DIR")]
+    frames: Option<PathBuf>,
+}
+
+/// A garment or any; clap would read an `Option` as an option left out.
+#[derive(Debug, Clone, Copy)]
+struct Label(Option<Garment>);
+
+fn garment(slug: &str) -> Result<Label, UnknownGarment> {
+    parse_garment(slug).map(Label)
 }
 
 #[derive(Debug, Args)]
@@ -101,7 +152,9 @@ pub fn main() -> ExitCode {
     };
     let result = match cli.command {
         Command::Train(arguments) => train(arguments),
+        Command::Sample(arguments) => sample(arguments),
         Command::Export(arguments) => export(&arguments),
+        Command::Info { file } => info(&file),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -156,6 +209,21 @@ fn train(arguments: TrainArguments) -> Result<(), Failure> {
     Ok(())
 }
 
+fn sample(arguments: SampleArguments) -> Result<(), Failure> {
+    sample::sample(&sample::Options {
+        weights: arguments.weights,
+        count: arguments.count,
+        seed: arguments.seed,
+        garment: arguments.garment.0,
+        sampler: arguments.sampler,
+        steps: arguments.steps,
+        guidance_scale: arguments.guidance,
+        out: arguments.out,
+        frames: arguments.frames,
+    })?;
+    Ok(())
+}
+
 fn export(arguments: &ExportArguments) -> Result<(), Failure> {
     let metadata = export::export(&arguments.run, arguments.epoch, &arguments.out)?;
     println!(
@@ -164,5 +232,52 @@ fn export(arguments: &ExportArguments) -> Result<(), Failure> {
         metadata.epoch,
         metadata.images_seen
     );
+    Ok(())
+}
+
+fn info(file: &Path) -> Result<(), Failure> {
+    let bytes = files::read(file)?;
+    // Decoded in full: that the tensors fit the network is part of the answer.
+    let weights =
+        decode(&bytes, &kernels::cpu()).map_err(|error| format!("{}: {error}", file.display()))?;
+    let metadata = &weights.metadata;
+    let network = &metadata.config;
+    let lines = [
+        ("file", format!("{}, {} bytes", file.display(), bytes.len())),
+        ("format version", FORMAT_VERSION.to_string()),
+        ("sha256", format!("{} (correct)", weights.sha256)),
+        (
+            "network",
+            format!(
+                "{} parameters; pixels folded {n} x {n}, channels {:?}, {} blocks a resolution, \
+                 attention {:?}, {} groups, {} classes",
+                metadata.parameters,
+                network.channels,
+                network.blocks,
+                network.attention,
+                network.groups,
+                network.classes,
+                n = network.pixel_unshuffle,
+            ),
+        ),
+        (
+            "diffusion",
+            format!("T = {}, {} schedule", metadata.timesteps, metadata.schedule),
+        ),
+        (
+            "training",
+            format!(
+                "epoch {}, {} images seen",
+                metadata.epoch, metadata.images_seen
+            ),
+        ),
+        ("average", format!("decay {}", metadata.ema_decay)),
+        ("data set", metadata.dataset.clone()),
+        ("data sha256", metadata.dataset_sha256.clone()),
+        ("source commit", metadata.source_commit.clone()),
+    ];
+    for (name, value) in lines {
+        println!("{name:<14} {value}");
+    }
     Ok(())
 }

@@ -1,10 +1,14 @@
 //! Which device computes, and whether it is there.
 
-use std::{fmt, panic, str::FromStr, thread};
+#[cfg(any(feature = "cuda", feature = "wgpu"))]
+use std::panic;
+use std::{fmt, str::FromStr, thread};
 
-#[cfg(feature = "wgpu")]
-use burn::tensor::DeviceKind;
-use burn::tensor::{Device, Tensor};
+use burn::tensor::Device;
+#[cfg(any(feature = "cuda", feature = "wgpu"))]
+use burn::tensor::DeviceType;
+#[cfg(any(test, feature = "cuda", feature = "wgpu"))]
+use burn::tensor::Tensor;
 
 /// What a person may ask for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,88 +95,159 @@ pub struct Found {
     pub device: Device,
     /// How it was reached.
     pub choice: DeviceChoice,
+    /// Its name; none for the CPU.
+    name: Option<String>,
+}
+
+impl Found {
+    fn cpu() -> Self {
+        Self {
+            device: kernels::cpu(),
+            choice: DeviceChoice::Cpu,
+            name: None,
+        }
+    }
+
+    /// What computes, in words.
+    pub fn describe(&self) -> String {
+        match (&self.name, self.choice) {
+            (None, DeviceChoice::Cpu) => {
+                let threads = thread::available_parallelism().map_or(1, usize::from);
+                format!("the CPU, {threads} threads")
+            }
+            (Some(name), choice) => format!("{name} ({choice})"),
+            (None, choice) => format!("a GPU ({choice})"),
+        }
+    }
 }
 
 /// Opens the device asked for, and computes a sum on it before trusting it.
 ///
+/// `auto` passes over software that imitates a GPU: our own operations for the CPU are faster.
+///
 /// # Errors
 /// [`DeviceError`] where it is not there; never for `cpu` and `auto`.
 pub fn find(choice: DeviceChoice) -> Result<Found, DeviceError> {
-    if choice != DeviceChoice::Auto {
-        let device = open(choice)?;
-        return Ok(Found { device, choice });
+    match choice {
+        DeviceChoice::Cpu => Ok(Found::cpu()),
+        DeviceChoice::Auto => {
+            let gpus = [
+                DeviceChoice::Cuda,
+                DeviceChoice::Vulkan,
+                DeviceChoice::Metal,
+            ];
+            let found = gpus.into_iter().find_map(|choice| open(choice, true).ok());
+            Ok(found.unwrap_or_else(Found::cpu))
+        }
+        choice => open(choice, false),
     }
-    let gpu = if cfg!(target_os = "macos") {
-        DeviceChoice::Metal
-    } else {
-        DeviceChoice::Vulkan
-    };
-    let found = [DeviceChoice::Cuda, gpu]
-        .into_iter()
-        .find_map(|choice| open(choice).ok().map(|device| Found { device, choice }));
-    Ok(found.unwrap_or_else(|| Found {
-        device: kernels::cpu(),
-        choice: DeviceChoice::Cpu,
-    }))
 }
 
-fn open(choice: DeviceChoice) -> Result<Device, DeviceError> {
-    let answer = match choice {
-        DeviceChoice::Cpu | DeviceChoice::Auto => Ok(kernels::cpu()),
+/// Without the features for it there is no GPU.
+#[cfg(not(any(feature = "cuda", feature = "wgpu")))]
+fn open(choice: DeviceChoice, _hardware_only: bool) -> Result<Found, DeviceError> {
+    Err(DeviceError::NotBuilt(choice))
+}
+
+#[cfg(any(feature = "cuda", feature = "wgpu"))]
+fn open(choice: DeviceChoice, hardware_only: bool) -> Result<Found, DeviceError> {
+    let kind = match choice {
         #[cfg(feature = "cuda")]
-        DeviceChoice::Cuda => probe(|| Device::cuda(0)),
+        DeviceChoice::Cuda => DeviceType::Cuda,
         #[cfg(feature = "wgpu")]
-        DeviceChoice::Vulkan => probe(|| Device::vulkan(DeviceKind::DefaultDevice)),
-        #[cfg(all(feature = "wgpu", target_os = "macos"))]
-        DeviceChoice::Metal => probe(|| Device::metal(DeviceKind::DefaultDevice)),
+        DeviceChoice::Vulkan => DeviceType::Vulkan,
         #[cfg(feature = "wgpu")]
-        DeviceChoice::Wgpu => probe(|| Device::wgpu(DeviceKind::DefaultDevice)),
-        #[allow(unreachable_patterns)]
+        DeviceChoice::Metal => DeviceType::Metal,
+        #[cfg(feature = "wgpu")]
+        DeviceChoice::Wgpu => DeviceType::Wgpu,
         _ => return Err(DeviceError::NotBuilt(choice)),
     };
-    answer.map_err(|reason| DeviceError::Absent { choice, reason })
+    let (device, name) =
+        probe(kind, hardware_only).map_err(|reason| DeviceError::Absent { choice, reason })?;
+    Ok(Found {
+        device,
+        choice,
+        name,
+    })
 }
 
-/// Computes 1 + 1 on a device. Where the driver is missing, the libraries below panic; on a thread
-/// of its own, with the message caught, that is an answer like another.
-#[cfg_attr(not(any(feature = "cuda", feature = "wgpu")), allow(dead_code))]
-fn probe(make: fn() -> Device) -> Result<Device, String> {
+/// Takes the first device of a kind and computes 1 + 1 on it. Where a driver is missing or old, the
+/// libraries below panic; on a thread of its own, with the message caught, that is an answer like
+/// another.
+#[cfg(any(feature = "cuda", feature = "wgpu"))]
+fn probe(kind: DeviceType, hardware_only: bool) -> Result<(Device, Option<String>), String> {
     let loud = panic::take_hook();
     panic::set_hook(Box::new(|_| {}));
     let answer = thread::spawn(move || {
-        let device = make();
-        let one = Tensor::<1>::ones([1], &device);
-        let two = (one.clone() + one).into_data_as::<f32>();
-        (device, two.try_to_vec::<f32>().unwrap_or_default())
+        for device in Device::enumerate(kind) {
+            let identity = device.identity();
+            let hardware = identity.as_ref().is_some_and(|i| i.physical.is_some());
+            if hardware_only && !hardware {
+                continue;
+            }
+            let one = Tensor::<1>::ones([1], &device);
+            let two = (one.clone() + one).into_data_as::<f32>();
+            return match two.try_to_vec::<f32>() {
+                Ok(two) if two == [2.0] => Ok((device, identity.map(|i| i.name))),
+                other => Err(format!("it says that 1 + 1 is {other:?}")),
+            };
+        }
+        Err("none was found".to_owned())
     })
     .join();
     panic::set_hook(loud);
-    match answer {
-        Ok((device, two)) if two == [2.0] => Ok(device),
-        Ok((_, two)) => Err(format!("it says that 1 + 1 is {two:?}")),
-        Err(cause) => {
-            let text = cause
-                .downcast_ref::<String>()
-                .map(String::as_str)
-                .or_else(|| cause.downcast_ref::<&str>().copied())
-                .unwrap_or("its driver failed");
-            Err(text.lines().next().unwrap_or_default().to_owned())
-        }
-    }
+    answer.unwrap_or_else(|cause| {
+        let text = cause
+            .downcast_ref::<String>()
+            .map(String::as_str)
+            .or_else(|| cause.downcast_ref::<&str>().copied())
+            .unwrap_or("its driver failed");
+        Err(text.lines().next().unwrap_or_default().to_owned())
+    })
 }
 
-impl Found {
-    /// What computes, in words.
-    pub fn describe(&self) -> String {
-        match self.choice {
-            DeviceChoice::Cpu | DeviceChoice::Auto => {
-                let threads = thread::available_parallelism().map_or(1, usize::from);
-                format!("the CPU, {threads} threads")
-            }
-            DeviceChoice::Cuda => "an NVIDIA GPU through CUDA".to_owned(),
-            DeviceChoice::Vulkan => "a GPU through Vulkan".to_owned(),
-            DeviceChoice::Metal => "a GPU through Metal".to_owned(),
-            DeviceChoice::Wgpu => "a GPU through wgpu".to_owned(),
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_is_always_a_device_that_computes() {
+        for choice in [DeviceChoice::Cpu, DeviceChoice::Auto] {
+            let found = find(choice).unwrap();
+            let sum = Tensor::<1>::ones([3], &found.device).sum();
+            assert_eq!(sum.into_scalar::<f32>(), 3.0);
+            assert_ne!(found.choice, DeviceChoice::Auto, "it says which");
+            assert!(!found.describe().is_empty());
         }
+    }
+
+    /// Whatever this machine has: a device or one clear line, and never a panic.
+    #[test]
+    fn a_gpu_is_there_or_is_named_in_a_sentence() {
+        for choice in [
+            DeviceChoice::Cuda,
+            DeviceChoice::Vulkan,
+            DeviceChoice::Metal,
+            DeviceChoice::Wgpu,
+        ] {
+            match find(choice) {
+                Ok(found) => assert_eq!(found.choice, choice),
+                Err(error) => {
+                    let error = error.to_string();
+                    assert!(error.contains(choice.slug()), "{error}");
+                    assert!(error.contains("--device cpu"), "{error}");
+                    assert!(!error.contains('\n'), "{error}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn words_are_devices() {
+        for choice in DeviceChoice::ALL {
+            assert_eq!(choice.slug().parse(), Ok(choice));
+        }
+        let error = "gpu".parse::<DeviceChoice>().unwrap_err();
+        assert_eq!(error, DeviceError::Unknown("gpu".to_owned()));
     }
 }

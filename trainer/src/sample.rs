@@ -1,12 +1,215 @@
 //! Garments from weights: the reverse process of `fashion-ddpm`, and what becomes of its frames.
 
-use std::ops::{ControlFlow, Range};
-
-use burn::tensor::Device;
-use fashion_ddpm::{
-    Denoiser, Frame, Garment, NoiseSchedule, ReverseProcess, UNet,
-    sampler::{Step, to_pixels},
+use std::{
+    fs,
+    ops::{ControlFlow, Range},
+    path::{Path, PathBuf},
 };
+
+use burn::tensor::{Device, Tensor};
+use fashion_ddpm::{
+    Denoiser, Frame, Garment, NoiseSchedule, ReverseProcess, Sampler, UNet,
+    noise::PIXELS,
+    sampler::{PlanError, Step, to_pixels},
+    weights::{self, WeightsError},
+};
+
+use crate::{
+    device::{self, DeviceChoice, DeviceError},
+    export::{self, ExportError},
+    files::{self, FileError},
+    picture::{npy, png_grid, square},
+    progress::Progress,
+};
+
+/// Images computed at once.
+const BATCH: u32 = 64;
+
+/// Most images of a run.
+const MOST_IMAGES: u32 = 100_000;
+
+/// Largest guidance scale; far below it the pictures are caricatures already.
+const MOST_GUIDANCE: f64 = 20.0;
+
+/// What a person asks `sample` for.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The weights; the index's default where none are named.
+    pub weights: Option<PathBuf>,
+    /// Images, with the indices 0 to `count` - 1 of the seed.
+    pub count: u32,
+    /// Of all noise.
+    pub seed: u32,
+    /// The class; `None` for any.
+    pub garment: Option<Garment>,
+    /// The sampler.
+    pub sampler: Sampler,
+    /// Its steps; T for `ddpm`, [`FAST_STEPS`] for the others, where none are named.
+    pub steps: Option<usize>,
+    /// w; 1 = off.
+    pub guidance_scale: f64,
+    /// A PNG or NPY file.
+    pub out: PathBuf,
+    /// Folder for the frames, one grid of x_t each.
+    pub frames: Option<PathBuf>,
+}
+
+/// Steps of a fast sampler where a person names none.
+pub const FAST_STEPS: usize = 50;
+
+/// Why there are no samples.
+#[derive(Debug, thiserror::Error)]
+pub enum SampleError {
+    /// Too many images, or none.
+    #[error("--count goes from 1 to {MOST_IMAGES}, {0} does not")]
+    Count(u32),
+    /// Frames of more images than are computed at once.
+    #[error("--frames works for up to {BATCH} images, not {0}; ask for fewer, or leave it out")]
+    FramesCount(u32),
+    /// Guidance that makes no garment.
+    #[error("--guidance goes from 0 to {MOST_GUIDANCE}, {0} does not")]
+    Guidance(f64),
+    /// A file of another kind.
+    #[error("{} is neither a .png nor a .npy file; name --out so", .0.display())]
+    Kind(PathBuf),
+    /// No weights anywhere.
+    #[error(
+        "there are no weights in web/weights; name a file with --weights, or make one by `trainer export`"
+    )]
+    NoWeights,
+    /// Weights that cannot be used.
+    #[error("{}: {source}", path.display())]
+    Weights {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: WeightsError,
+    },
+    /// An index that is none.
+    #[error(transparent)]
+    Index(#[from] ExportError),
+    /// No such walk.
+    #[error("{0}; choose another --steps")]
+    Plan(#[from] PlanError),
+    /// No device.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    /// The system would not read or write it.
+    #[error(transparent)]
+    File(#[from] FileError),
+}
+
+/// Computes garments and writes them.
+///
+/// # Errors
+/// [`SampleError`]; what is asked for is checked before anything is computed.
+pub fn sample(options: &Options) -> Result<(), SampleError> {
+    let &Options {
+        count,
+        guidance_scale,
+        ..
+    } = options;
+    if !(1..=MOST_IMAGES).contains(&count) {
+        return Err(SampleError::Count(count));
+    }
+    if options.frames.is_some() && count > BATCH {
+        return Err(SampleError::FramesCount(count));
+    }
+    if !(0.0..=MOST_GUIDANCE).contains(&guidance_scale) {
+        return Err(SampleError::Guidance(guidance_scale));
+    }
+    let encode: fn(&[u8]) -> Vec<u8> = match options.out.extension() {
+        Some(kind) if kind == "png" => |pixels| png_grid(pixels, square(pixels.len() / PIXELS)),
+        Some(kind) if kind == "npy" => npy,
+        _ => return Err(SampleError::Kind(options.out.clone())),
+    };
+    let path = match &options.weights {
+        Some(path) => path.clone(),
+        None => default_weights()?,
+    };
+    let bytes = files::read(&path)?;
+    let broken = |source| {
+        let path = path.clone();
+        SampleError::Weights { path, source }
+    };
+    // The metadata alone tell whether the steps are possible; a device is opened after that.
+    let (metadata, _) = weights::read_metadata(&bytes).map_err(&broken)?;
+    let diffusion = metadata.diffusion().map_err(|error| broken(error.into()))?;
+    let schedule = &diffusion.schedule;
+    let steps = options.steps.unwrap_or(match options.sampler {
+        Sampler::Ddpm => schedule.timesteps(),
+        _ => FAST_STEPS.min(options.sampler.max_steps(schedule)),
+    });
+    let plan = options.sampler.plan(schedule, steps)?;
+    let found = device::find(DeviceChoice::Auto)?;
+    eprintln!("sampling on {}", found.describe());
+    let unet = weights::decode(&bytes, &found.device)
+        .map_err(&broken)?
+        .unet;
+    if let Some(folder) = &options.frames {
+        files::create_folder(folder)?;
+    }
+
+    let settings = Walk {
+        plan,
+        garment: options.garment,
+        guidance_scale,
+        seed: options.seed,
+    };
+    let batches = count.div_ceil(BATCH);
+    let mut progress = Progress::new(u64::from(batches) * steps as u64, 0, "steps");
+    let mut all = Vec::with_capacity(count as usize * PIXELS);
+    for first in (0..count).step_by(BATCH as usize) {
+        let images = first..(first + BATCH).min(count);
+        let what = format!("images {} to {} of {count}", images.start + 1, images.end);
+        let look = |number, frame: &Frame| {
+            progress.advance(1, &what);
+            match &options.frames {
+                Some(folder) => match write_frame(folder, number, pixels(frame.x_t.clone())) {
+                    Ok(()) => ControlFlow::Continue(()),
+                    Err(error) => ControlFlow::Break(error),
+                },
+                None => ControlFlow::Continue(()),
+            }
+        };
+        match walk(&unet, schedule, &settings, images, &found.device, look) {
+            ControlFlow::Continue(pixels) => all.extend(pixels),
+            ControlFlow::Break(error) => return Err(error.into()),
+        }
+    }
+    if let Some(folder) = &options.frames {
+        write_frame(folder, steps, all.clone())?;
+    }
+    Ok(files::write(&options.out, &encode(&all))?)
+}
+
+/// One frame of the film: `frame-0000.png` is the noise a run starts from, the last one the result.
+fn write_frame(folder: &Path, number: usize, pixels: Vec<u8>) -> Result<(), FileError> {
+    let path = folder.join(format!("frame-{number:04}.png"));
+    let png = png_grid(&pixels, square(pixels.len() / PIXELS));
+    // A film is thousands of files: not each is waited for until it is on the disk.
+    fs::write(&path, png).map_err(FileError::when("write", &path))
+}
+
+/// The default of `web/weights/index.json`, looked for from the working folder upwards, and then in
+/// the repository this was built in.
+fn default_weights() -> Result<PathBuf, SampleError> {
+    let here = std::env::current_dir().unwrap_or_default();
+    let built_in = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for folder in here.ancestors().chain(built_in.ancestors()) {
+        let weights = folder.join("web").join("weights");
+        if let Some(index) = export::read_index(&weights.join(export::INDEX))? {
+            let entry = index.default_entry().ok_or(SampleError::NoWeights)?;
+            return Ok(weights.join(&entry.file));
+        }
+    }
+    Err(SampleError::NoWeights)
+}
+
+fn pixels(x: Tensor<4>) -> Vec<u8> {
+    let x = x.into_data_as::<f32>();
+    to_pixels(&x.try_to_vec::<f32>().expect("just converted to f32"))
+}
 
 /// A way through the reverse process.
 #[derive(Debug, Clone)]
