@@ -9,7 +9,10 @@ use std::{env, path::PathBuf};
 use burn::tensor::Tensor;
 use fashion_ddpm::weights::{self, Weights};
 
+pub mod browser;
+pub mod clothing;
 pub mod reference;
+pub mod server;
 
 /// A file of `tests/data`.
 pub fn data(name: &str) -> PathBuf {

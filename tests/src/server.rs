@@ -1,0 +1,191 @@
+//! A web server for one folder that can be told to fail.
+//!
+//! It knows no more than a dull static host does (GitHub Pages): GET, MIME types, 404. The folder
+//! stands under a sub-path, so that an address that is not relative finds nothing.
+
+use std::{
+    collections::HashMap,
+    io::{BufRead, BufReader, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    path::{Component, Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    thread,
+    time::Duration,
+};
+
+/// Where the folder stands.
+pub const SUB_PATH: &str = "/some/sub-path/";
+
+/// What is to go wrong with a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// 404.
+    Missing,
+    /// The server holds only its first half.
+    Truncated,
+    /// The connection breaks off in the middle.
+    CutOff,
+    /// Some bits in the middle are others.
+    Altered,
+    /// The answer comes late.
+    Delayed(Duration),
+}
+
+#[derive(Default)]
+struct State {
+    faults: HashMap<String, Fault>,
+    more: HashMap<String, Vec<u8>>,
+    asked: Vec<String>,
+}
+
+/// A server that runs as long as this process.
+pub struct Server {
+    folder: PathBuf,
+    address: SocketAddr,
+    state: Mutex<State>,
+}
+
+impl Server {
+    /// Serves `folder` on a free port of this machine.
+    ///
+    /// # Panics
+    /// Where there is none.
+    pub fn of(folder: PathBuf) -> Arc<Self> {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let server = Arc::new(Self {
+            folder,
+            address: listener.local_addr().expect("bound just now"),
+            state: Mutex::default(),
+        });
+        let running = server.clone();
+        thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let server = running.clone();
+                // A browser that hangs up early is no failure of the test.
+                thread::spawn(move || server.answer(stream).ok());
+            }
+        });
+        server
+    }
+
+    /// The address of a file of the folder.
+    pub fn url(&self, file: &str) -> String {
+        // A secure context, as far as browsers are concerned.
+        format!("http://localhost:{}{SUB_PATH}{file}", self.address.port())
+    }
+
+    /// From now on this goes wrong with a file.
+    pub fn fault(&self, file: &str, fault: Fault) {
+        self.state().faults.insert(file.to_owned(), fault);
+    }
+
+    /// One more file than the folder has.
+    pub fn add(&self, file: &str, content: Vec<u8>) {
+        self.state().more.insert(file.to_owned(), content);
+    }
+
+    /// All paths that were asked for, in order, without queries.
+    pub fn asked(&self) -> Vec<String> {
+        self.state().asked.clone()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn answer(&self, mut stream: TcpStream) -> std::io::Result<()> {
+        let mut reader = BufReader::new(stream.try_clone()?);
+        let mut request = String::new();
+        reader.read_line(&mut request)?;
+        let mut header = String::new();
+        while reader.read_line(&mut header)? > 2 {
+            header.clear();
+        }
+        let Some(target) = request.split(' ').nth(1) else {
+            return Ok(());
+        };
+        let path = target.split('?').next().unwrap_or_default().to_owned();
+        self.state().asked.push(path.clone());
+        let file = match path.strip_prefix(SUB_PATH) {
+            Some("") => "index.html",
+            Some(file) => file,
+            None => return respond(&mut stream, "404 Not Found", "text/plain", b"not here", 8),
+        };
+        let fault = self.state().faults.get(file).copied();
+        let mut sent = usize::MAX;
+        let content = match (self.read(file), fault) {
+            (None, _) | (_, Some(Fault::Missing)) => {
+                return respond(&mut stream, "404 Not Found", "text/plain", b"missing", 7);
+            }
+            (Some(mut content), Some(Fault::Truncated)) => {
+                content.truncate(content.len() / 2);
+                content
+            }
+            (Some(content), Some(Fault::CutOff)) => {
+                sent = content.len() / 2;
+                content
+            }
+            (Some(mut content), Some(Fault::Altered)) => {
+                // More than the padding between two tensors is long.
+                let middle = content.len() / 2;
+                content
+                    .iter_mut()
+                    .skip(middle)
+                    .take(300)
+                    .for_each(|byte| *byte ^= 0x40);
+                content
+            }
+            (Some(content), Some(Fault::Delayed(time))) => {
+                thread::sleep(time);
+                content
+            }
+            (Some(content), None) => content,
+        };
+        respond(&mut stream, "200 OK", mime(file), &content, sent)
+    }
+
+    fn read(&self, file: &str) -> Option<Vec<u8>> {
+        if let Some(content) = self.state().more.get(file) {
+            return Some(content.clone());
+        }
+        let inside = Path::new(file)
+            .components()
+            .all(|c| matches!(c, Component::Normal(_)));
+        inside
+            .then(|| std::fs::read(self.folder.join(file)).ok())
+            .flatten()
+    }
+}
+
+fn respond(
+    stream: &mut TcpStream,
+    status: &str,
+    mime: &str,
+    content: &[u8],
+    sent: usize,
+) -> std::io::Result<()> {
+    let length = content.len();
+    write!(
+        stream,
+        "HTTP/1.1 {status}\r\nContent-Type: {mime}\r\nContent-Length: {length}\r\n\
+         Cache-Control: no-store\r\nConnection: close\r\n\r\n"
+    )?;
+    stream.write_all(&content[..sent.min(length)])?;
+    stream.flush()
+}
+
+fn mime(file: &str) -> &'static str {
+    match file.rsplit('.').next().unwrap_or_default() {
+        "html" => "text/html; charset=utf-8",
+        "js" | "mjs" => "text/javascript",
+        "css" => "text/css",
+        "wasm" => "application/wasm",
+        "json" => "application/json",
+        "webmanifest" => "application/manifest+json",
+        "svg" => "image/svg+xml",
+        "png" => "image/png",
+        "webp" => "image/webp",
+        "woff2" => "font/woff2",
+        _ => "application/octet-stream",
+    }
+}

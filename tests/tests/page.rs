@@ -1,0 +1,729 @@
+//! The shipped page in real browsers: Trunk's release output, under a sub-path, found by role and
+//! accessible name and by the events the page promises to whoever embeds it.
+//!
+//! What it computes is compared with the trainer's `sample`, natively, from the same weights.
+
+use std::{ops::ControlFlow, path::PathBuf, time::Duration};
+
+use burn::tensor::{Tensor, TensorData};
+use fashion_ddpm::{
+    Garment, Sampler,
+    garment::parse_garment,
+    noise::{PIXELS, gaussian},
+    sampler::to_pixels,
+    weights::{Index, IndexEntry, Weights},
+};
+use fashion_ddpm_tests::{
+    browser::{Browser, Gpu},
+    data, distance, load, prepared,
+    reference::References,
+    server::{Fault, SUB_PATH, Server},
+    values,
+};
+use serde_json::{Value, json};
+use trainer::sample::{Walk, walk};
+
+/// Levels of 255 by which two devices may differ.
+const LEVELS: u8 = 2;
+
+/// f32 on any device against f64.
+const TOLERANCE: f32 = 1e-4;
+
+fn dist() -> PathBuf {
+    prepared("FASHION_DDPM_DIST")
+}
+
+fn default_entry() -> IndexEntry {
+    let index = std::fs::read(dist().join("weights/index.json")).unwrap();
+    let index: Index = serde_json::from_slice(&index).unwrap();
+    index
+        .default_entry()
+        .expect("the default is listed")
+        .clone()
+}
+
+fn default_weights() -> Weights {
+    load(&dist().join("weights").join(default_entry().file))
+}
+
+/// A picture, as a link has it.
+#[derive(Clone, Copy)]
+struct Picture {
+    seed: u32,
+    garment: &'static str,
+    sampler: &'static str,
+    steps: usize,
+    guidance: f64,
+    count: u32,
+}
+
+impl Picture {
+    fn query(self, engine: &str) -> String {
+        let Self {
+            seed,
+            garment,
+            sampler,
+            steps,
+            guidance,
+            count,
+        } = self;
+        format!(
+            "?engine={engine}&seed={seed}&garment={garment}&sampler={sampler}&steps={steps}\
+             &guidance={guidance}&count={count}"
+        )
+    }
+
+    /// The trainer's `sample`: the states x_t of image 0, then the pixels of all.
+    fn sample(self) -> (Vec<Vec<f32>>, Vec<u8>) {
+        let weights = default_weights();
+        let schedule = &weights.diffusion.schedule;
+        let sampler: Sampler = self.sampler.parse().unwrap();
+        let way = Walk {
+            plan: sampler.plan(schedule, self.steps).unwrap(),
+            garment: parse_garment(self.garment).unwrap(),
+            guidance_scale: self.guidance,
+            seed: self.seed,
+        };
+        let mut states = Vec::new();
+        let device = kernels::cpu();
+        let pixels = walk(
+            &weights.unet,
+            schedule,
+            &way,
+            0..self.count,
+            &device,
+            |_, frame| {
+                states.push(values(frame.x_t.clone().slice([0..1])));
+                ControlFlow::<()>::Continue(())
+            },
+        );
+        let ControlFlow::Continue(pixels) = pixels else {
+            unreachable!("nobody ends this walk")
+        };
+        (states, pixels)
+    }
+}
+
+fn pixels(done: &Value) -> Vec<u8> {
+    assert_eq!(done["isBytes"], true, "`pixels` is a Uint8Array");
+    serde_json::from_value(done["pixels"].clone()).unwrap()
+}
+
+#[track_caller]
+fn assert_same_picture(found: &[u8], expected: &[u8], what: &str) {
+    assert_eq!(found.len(), expected.len(), "{what}");
+    let (darkest, lightest) = (expected.iter().min(), expected.iter().max());
+    assert!(
+        darkest < Some(&60) && lightest > Some(&120),
+        "{what}: hardly a picture"
+    );
+    let worst = found
+        .iter()
+        .zip(expected)
+        .map(|(a, b)| a.abs_diff(*b))
+        .max();
+    assert!(worst <= Some(LEVELS), "{what}: off by {worst:?} of 255");
+}
+
+/// Pearson's correlation: whether one thing is shown, whatever its contrast.
+fn correlation(a: &[f32], b: &[f32]) -> f32 {
+    assert_eq!(a.len(), b.len());
+    let n = a.len() as f32;
+    let mean = |v: &[f32]| v.iter().sum::<f32>() / n;
+    let (mean_a, mean_b) = (mean(a), mean(b));
+    let (mut ab, mut aa, mut bb) = (0.0, 0.0, 0.0);
+    for (a, b) in a.iter().zip(b) {
+        ab += (a - mean_a) * (b - mean_b);
+        aa += (a - mean_a).powi(2);
+        bb += (b - mean_b).powi(2);
+    }
+    ab / (aa * bb).sqrt()
+}
+
+/// A canvas as 28 x 28 numbers, whatever whole factor it is enlarged by.
+fn shown(browser: &Browser, name: &str) -> Vec<f32> {
+    let (width, pixels) = browser.canvas(&browser.find("image", name));
+    assert!(
+        width.is_multiple_of(28) && pixels.len() == width * width,
+        "{name} is {width} wide"
+    );
+    let scale = width / 28;
+    let middle = |i: usize| i * scale + scale / 2;
+    let at = |i: usize| pixels[middle(i / 28) * width + middle(i % 28)];
+    (0..PIXELS).map(|i| f32::from(at(i))).collect()
+}
+
+#[track_caller]
+fn assert_quiet(browser: &Browser) {
+    let complaints = browser.complaints();
+    assert!(
+        complaints.is_empty(),
+        "the page complained: {complaints:#?}"
+    );
+}
+
+/// Opens the page and waits until it can sample.
+fn open(browser: &Browser, server: &Server, query: &str) {
+    browser.open(&server.url(query));
+    browser.wait_for("ready");
+    browser.wait_enabled("button", "Sample a garment");
+}
+
+/// The main act, on the CPU engine: all 1000 steps, every frame, the trainer's picture; then the
+/// slider through all of them.
+#[test]
+fn the_cpu_engine_takes_all_1000_steps_and_paints_the_trainers_picture() {
+    let picture = Picture {
+        seed: 2026,
+        garment: "ankle-boot",
+        sampler: "ddpm",
+        steps: 1000,
+        guidance: 1.0,
+        count: 1,
+    };
+    let server = Server::of(dist());
+    let browser = Browser::chromium(Gpu::Software);
+    // Sampler, steps, guidance and count are what the page has of itself.
+    open(
+        &browser,
+        &server,
+        "?engine=cpu&seed=2026&garment=ankle-boot",
+    );
+    assert!(
+        browser.status().contains("CPU (WebAssembly)"),
+        "{}",
+        browser.status()
+    );
+    let ready = browser.wait_for("ready");
+    assert_eq!(ready["engine"], "cpu");
+    browser.click(&browser.find("button", "Sample a garment"));
+    let done = browser.wait_for("done");
+
+    assert_eq!(done["seed"], 2026);
+    assert_eq!(done["garment"], "ankle-boot");
+    assert_eq!(done["sampler"], "ddpm");
+    assert_eq!(done["steps"], 1000);
+    assert!(done["elapsedMs"].as_f64() > Some(0.0));
+    let frames = browser.events("frame");
+    let found: Vec<(u64, u64)> = frames
+        .iter()
+        .map(|frame| {
+            (
+                frame["index"].as_u64().unwrap(),
+                frame["t"].as_u64().unwrap(),
+            )
+        })
+        .collect();
+    let expected: Vec<(u64, u64)> = (0..1000).map(|index| (index, 999 - index)).collect();
+    assert_eq!(found, expected, "every frame once, in order");
+    let (states, expected) = picture.sample();
+    assert_same_picture(&pixels(&done), &expected, "CPU engine and trainer");
+
+    // All frames are painted; then the slider has a stop for each, and one for the garment.
+    browser.wait("the last frame is painted", || {
+        let bar = browser.find("progressbar", "Reverse process");
+        (browser.number(&bar, "aria-valuenow") == Some(1000.0)).then_some(())
+    });
+    let slider = browser.wait_enabled("slider", "Timestep");
+    let end = |name: &str| -> i64 {
+        browser
+            .property(&slider, name)
+            .as_str()
+            .unwrap()
+            .parse()
+            .unwrap()
+    };
+    let (least, most) = (end("min"), end("max"));
+    assert_eq!(most - least, 1000, "T + 1 stops");
+    let garment: Vec<f32> = expected.iter().map(|v| f32::from(*v)).collect();
+    browser.wait("the garment is shown", || {
+        (correlation(&shown(&browser, "x_t"), &garment) > 0.99).then_some(())
+    });
+    // Whichever end is which, the two are x_T and x_0.
+    browser.set(&slider, &least.to_string());
+    let noise = gaussian(2026, 0, 0, 1000);
+    let is = |x: &[f32]| {
+        let x: Vec<f32> = to_pixels(x).into_iter().map(f32::from).collect();
+        correlation(&shown(&browser, "x_t"), &x) > 0.9
+    };
+    let noise_at_least = browser.wait("an end of the timeline is shown", || {
+        let garment = correlation(&shown(&browser, "x_t"), &garment) > 0.99;
+        (is(&noise) || garment).then_some(!garment)
+    });
+    for index in [0, 1, 400, 800, 950, 999] {
+        let stop = if noise_at_least {
+            least + index
+        } else {
+            most - index
+        };
+        browser.set(&slider, &stop.to_string());
+        let state = &states[index as usize];
+        browser.wait(&format!("frame {index} is shown"), || {
+            is(state).then_some(())
+        });
+    }
+    browser.set(
+        &slider,
+        &if noise_at_least { most } else { least }.to_string(),
+    );
+    browser.wait("the garment is shown again", || {
+        (correlation(&shown(&browser, "x_t"), &garment) > 0.99).then_some(())
+    });
+
+    let asked = server.asked();
+    assert!(
+        asked.iter().all(|path| path.starts_with(SUB_PATH)),
+        "{asked:?}"
+    );
+    assert!(
+        !asked.iter().any(|path| path.contains("engine-webgpu")),
+        "the CPU engine needs no GPU code: {asked:?}"
+    );
+    let origins = browser.script(
+        "return performance.getEntriesByType('resource').map((entry) => new URL(entry.name).origin)
+            .filter((origin) => origin != location.origin)",
+        json!([]),
+    );
+    assert_eq!(origins, json!([]), "no third party is asked for anything");
+    assert_quiet(&browser);
+}
+
+/// A short run on WebGPU, in software, against the CPU engine and the trainer.
+#[test]
+fn webgpu_paints_what_the_cpu_paints() {
+    for picture in [
+        Picture {
+            seed: 7,
+            garment: "any",
+            sampler: "ddim",
+            steps: 4,
+            guidance: 1.0,
+            count: 1,
+        },
+        Picture {
+            seed: 8,
+            garment: "bag",
+            sampler: "ddpm",
+            steps: 5,
+            guidance: 2.0,
+            count: 1,
+        },
+    ] {
+        let (_, expected) = picture.sample();
+        let [webgpu, cpu] = ["webgpu", "cpu"].map(|engine| {
+            let server = Server::of(dist());
+            let browser = Browser::chromium(Gpu::Software);
+            open(&browser, &server, &picture.query(engine));
+            assert_eq!(browser.wait_for("ready")["engine"], engine);
+            if engine == "webgpu" {
+                let status = browser.status();
+                assert!(status.contains("WebGPU (software adapter)"), "{status}");
+            }
+            browser.click(&browser.find("button", "Sample a garment"));
+            let done = browser.wait_for("done");
+            assert_eq!(browser.count("frame"), picture.steps as u64);
+            assert_quiet(&browser);
+            pixels(&done)
+        });
+        assert_same_picture(&cpu, &expected, "CPU engine and trainer");
+        assert_same_picture(&webgpu, &cpu, "WebGPU and CPU engine");
+    }
+}
+
+/// Talks to an engine as the page does, without the page: its numbers, not its pictures.
+const ENGINE: &str = "
+    const [kind, weights, bytes, requests] = args;
+    const worker = new Worker('worker.js?v=test', { type: 'module' });
+    const inbox = [];
+    let wake = () => {};
+    worker.onmessage = ({ data }) => { inbox.push(data); wake(); };
+    worker.onerror = (event) => { inbox.push([{ type: 'error', message: event.message }]); wake(); };
+    const next = async (type) => {
+        for (;;) {
+            while (inbox.length == 0) await new Promise((resolve) => { wake = resolve; });
+            const message = inbox.shift();
+            if (message[0].type == 'error') throw new Error(message[0].message);
+            if (message[0].type == type) return message;
+        }
+    };
+    const address = (file) => new URL(file, location).href;
+    worker.postMessage({ engine: kind, js: address(`engine-${kind}.js`),
+        wasm: address(`engine-${kind}_bg.wasm`) });
+    worker.postMessage([{ type: 'load', url: address(weights), bytes }]);
+    const answers = [];
+    const [ready] = await next('ready');
+    for (const { send, buffer, until } of requests) {
+        const buffers = buffer ? [new Float32Array(buffer).buffer] : [];
+        worker.postMessage([send, ...buffers], buffers);
+        for (const type of until) {
+            const [header, ...received] = await next(type);
+            answers.push([header, ...received.map((b) => Array.from(new Float32Array(b)))]);
+        }
+    }
+    worker.terminate();
+    return { ready, answers };";
+
+fn ask_engine(engine: &str, requests: Value) -> Value {
+    let server = Server::of(dist());
+    let tiny = std::fs::read(data("tiny.bpk")).unwrap();
+    let bytes = tiny.len();
+    server.add("tiny.bpk", tiny);
+    server.add(
+        "blank.html",
+        b"<!doctype html><title>Engine</title>".to_vec(),
+    );
+    let browser = Browser::chromium(Gpu::Software);
+    browser.open(&server.url("blank.html"));
+    browser.script_async(ENGINE, json!([engine, "tiny.bpk", bytes, requests]))
+}
+
+fn floats(value: &Value) -> Vec<f32> {
+    serde_json::from_value(value.clone()).expect("a list of floats")
+}
+
+/// Parity with the NumPy references through the shipped engines: the network at every label and
+/// at timesteps from end to end.
+#[test]
+fn the_shipped_engines_compute_the_references() {
+    let reference = References::open("tiny.safetensors");
+    let (_, x) = reference.f32("forward.x");
+    let (_, expected) = reference.f32("forward.pred_noise");
+    let timesteps = reference.indices("forward.t");
+    let labels = reference.indices("forward.label");
+    let requests: Vec<Value> = (timesteps.iter().zip(&labels).enumerate())
+        .map(|(i, (t, label))| {
+            let garment = Garment::from_label(*label).map_or("any", Garment::slug);
+            json!({
+                "send": { "type": "explain", "run": 0, "index": i, "t": t,
+                    "picture": request("ddpm", 1000, garment) },
+                "buffer": x[i * PIXELS..(i + 1) * PIXELS],
+                "until": ["explained"],
+            })
+        })
+        .collect();
+    for engine in ["webgpu", "cpu"] {
+        let answer = ask_engine(engine, json!(requests));
+        assert_eq!(answer["ready"]["engine"], engine);
+        let answers = answer["answers"].as_array().unwrap();
+        assert_eq!(answers.len(), timesteps.len());
+        for (i, answer) in answers.iter().enumerate() {
+            let expected = &expected[i * PIXELS..(i + 1) * PIXELS];
+            let off = distance(&floats(&answer[1]), expected);
+            let (t, label) = (timesteps[i], labels[i]);
+            assert!(
+                off <= TOLERANCE,
+                "{engine}, t = {t}, label {label}: off by {off}"
+            );
+        }
+    }
+}
+
+fn request(sampler: &str, steps: usize, garment: &str) -> Value {
+    json!({ "seed": 5, "garment": garment, "sampler": sampler, "steps": steps, "guidance": 1.0,
+        "count": 1 })
+}
+
+/// Steps of each sampler through the shipped engines: what follows in f64 from a frame's x_t and
+/// predicted noise is the next frame's x_t.
+#[test]
+fn the_shipped_engines_take_the_samplers_steps() {
+    let schedule = load(&data("tiny.bpk")).diffusion.schedule;
+    let device = kernels::cpu();
+    // Algorithm 2 of all 1000 steps is begun and stopped; the others go to their end.
+    let walks = [
+        ("ddpm", 1000, 4),
+        ("ddpm", 5, 5),
+        ("ddim", 5, 5),
+        ("dpm", 6, 6),
+    ];
+    let mut requests = Vec::new();
+    for (run, (sampler, steps, taken)) in walks.into_iter().enumerate() {
+        let picture = request(sampler, steps, "any");
+        let start = json!({ "type": "run", "run": run, "picture": picture, "paused": true });
+        requests.push(json!({ "send": start, "until": ["started"] }));
+        for step in 1..=taken {
+            let last = step == steps;
+            let until: &[&str] = if last {
+                &["frames", "done"]
+            } else {
+                &["frames"]
+            };
+            let send = json!({ "type": "step", "run": run });
+            requests.push(json!({ "send": send, "until": until }));
+        }
+        if taken < steps {
+            let send = json!({ "type": "stop", "run": run });
+            requests.push(json!({ "send": send, "until": ["stopped"] }));
+        }
+    }
+    for engine in ["webgpu", "cpu"] {
+        let answer = ask_engine(engine, json!(requests));
+        let mut answers = answer["answers"].as_array().unwrap().iter();
+        for (sampler, steps, taken) in walks {
+            let plan = sampler
+                .parse::<Sampler>()
+                .unwrap()
+                .plan(&schedule, steps)
+                .unwrap();
+            let started = answers.next().unwrap();
+            assert_eq!(started[0]["steps"].as_array().unwrap().len(), steps);
+            let mut states = Vec::new();
+            let mut noises = Vec::new();
+            for index in 0..taken {
+                let frames = answers.next().unwrap();
+                assert_eq!(frames[0]["first"], index);
+                assert_eq!(frames[0]["count"], 1);
+                states.push(floats(&frames[1]));
+                noises.push(floats(&frames[2]));
+            }
+            let end = answers.next().unwrap();
+            if taken == steps {
+                states.push(floats(&end[1]));
+            }
+            let what = format!("{engine}, {sampler} of {steps} steps");
+            let start = gaussian(5, 0, 0, schedule.timesteps());
+            assert!(distance(&states[0], &start) < 1e-6, "{what}: x_T");
+            let tensor = |values: &[f32]| {
+                let data = TensorData::new(values.to_vec(), [1, 1, 28, 28]);
+                Tensor::<4>::from_data(data, &device)
+            };
+            let mut previous = None;
+            for (index, next) in states.iter().skip(1).enumerate() {
+                let step = plan[index];
+                let (x_t, pred_noise) = (tensor(&states[index]), tensor(&noises[index]));
+                let x_0 = step.pred_x_start(x_t.clone(), pred_noise);
+                let z = tensor(&gaussian(5, 0, 0, step.t));
+                let expected = step.apply(x_t, x_0.clone(), previous.replace(x_0), Some(z));
+                let off = distance(next, &values(expected));
+                assert!(off <= TOLERANCE, "{what}, step {index}: off by {off}");
+            }
+        }
+    }
+}
+
+/// Waits until no frame has come for a while, and says how many there are.
+fn settled(browser: &Browser) -> u64 {
+    let mut last = (u64::MAX, 0);
+    browser.wait("frames stop coming", || {
+        std::thread::sleep(Duration::from_millis(250));
+        let count = browser.count("frame");
+        last = if count == last.0 {
+            (count, last.1 + 1)
+        } else {
+            (count, 0)
+        };
+        (last.1 == 4).then_some(count)
+    })
+}
+
+#[test]
+fn pause_step_resume_and_stop() {
+    let server = Server::of(dist());
+    let browser = Browser::chromium(Gpu::None);
+    open(&browser, &server, "?engine=cpu&seed=3");
+    assert!(!browser.is_enabled(&browser.find("button", "Next step")));
+    assert!(!browser.is_enabled(&browser.find("button", "Stop")));
+    browser.click(&browser.find("button", "Sample a garment"));
+    browser.wait("some frames are there", || {
+        (browser.count("frame") > 20).then_some(())
+    });
+    browser.click(&browser.wait_enabled("button", "Pause"));
+    browser.wait_enabled("button", "Resume");
+    let computed = settled(&browser);
+    assert!(computed < 1000 && browser.count("done") == 0);
+
+    // One step at a time, computed where it was not yet.
+    let shown = || {
+        let bar = browser.find("progressbar", "Reverse process");
+        browser.number(&bar, "aria-valuenow").unwrap_or_default()
+    };
+    let mut before = shown();
+    assert!(before > 0.0);
+    for _ in 0..3 {
+        browser.click(&browser.wait_enabled("button", "Next step"));
+        browser.wait("the next step is shown", || {
+            (shown() > before).then_some(())
+        });
+        assert_eq!(shown(), before + 1.0, "one step, not more");
+        before += 1.0;
+    }
+    assert!(settled(&browser) <= computed + 3);
+    assert_eq!(shown(), before, "still paused");
+
+    browser.click(&browser.find("button", "Resume"));
+    browser.wait("it goes on", || (shown() > before + 5.0).then_some(()));
+    browser.click(&browser.wait_enabled("button", "Stop"));
+    browser.wait_enabled("button", "Sample a garment");
+    let stopped = settled(&browser);
+    assert!(stopped < 1000, "it was stopped before its end");
+    assert_eq!(browser.count("done"), 0);
+
+    // What was computed can be looked at, and a new run starts from its beginning.
+    assert!(browser.is_enabled(&browser.find("slider", "Timestep")));
+    browser.click(&browser.find("button", "Sample a garment"));
+    browser.wait("a new run has begun", || {
+        (browser.count("frame") > stopped + 2).then_some(())
+    });
+    let first = &browser.events("frame")[stopped as usize];
+    assert_eq!(
+        (first["index"].as_u64(), first["t"].as_u64()),
+        (Some(0), Some(999))
+    );
+    assert_quiet(&browser);
+}
+
+#[test]
+fn a_link_is_a_picture() {
+    let server = Server::of(dist());
+    let browser = Browser::chromium(Gpu::None);
+    let epoch = default_entry().epoch;
+    let query = format!(
+        "?engine=cpu&seed=123&garment=bag&sampler=dpm&steps=12&guidance=2&count=4&epoch={epoch}"
+    );
+    open(&browser, &server, &query);
+    let value = |role: &str, name: &str| {
+        let value = browser.property(&browser.find(role, name), "value");
+        value.as_str().unwrap_or_default().to_owned()
+    };
+    let controls = || {
+        [
+            value("spinbutton", "Seed"),
+            value("combobox", "Garment"),
+            value("combobox", "Sampler"),
+            value("slider", "Steps"),
+            value("slider", "Guidance"),
+            value("combobox", "Images"),
+        ]
+    };
+    assert_eq!(controls(), ["123", "bag", "dpm", "12", "2", "4"]);
+
+    browser.set(&browser.find("combobox", "Garment"), "sandal");
+    browser.click(&browser.find("button", "New seed"));
+    browser.wait("the address follows", || {
+        let url = browser.url();
+        (url.contains("garment=sandal") && !url.contains("seed=123&")).then_some(())
+    });
+    let changed = controls();
+    assert_eq!(changed[1], "sandal");
+    assert_ne!(changed[0], "123");
+    let link = browser.url();
+    assert!(link.starts_with(&server.url("")), "{link}");
+    browser.open("about:blank");
+    browser.open(&link);
+    browser.wait_for("ready");
+    browser.wait_enabled("button", "Sample a garment");
+    assert_eq!(controls(), changed, "the link restores it all");
+
+    // With `autoplay` nobody needs to press anything.
+    let picture = Picture {
+        seed: 9,
+        garment: "trouser",
+        sampler: "dpm",
+        steps: 6,
+        guidance: 1.5,
+        count: 4,
+    };
+    browser.open("about:blank");
+    browser.open(&server.url(&format!("{}&autoplay=1", picture.query("cpu"))));
+    let done = browser.wait_for("done");
+    assert_same_picture(&pixels(&done), &picture.sample().1, "an autoplayed link");
+    assert_quiet(&browser);
+}
+
+/// `auto` on a machine without WebGPU, and on one that has it in software only.
+#[test]
+fn without_webgpu_the_cpu_engine_takes_over_and_says_why() {
+    for gpu in [Gpu::None, Gpu::Software] {
+        let server = Server::of(dist());
+        let browser = Browser::chromium(gpu);
+        open(&browser, &server, "?sampler=ddim&steps=2");
+        assert_eq!(browser.wait_for("ready")["engine"], "cpu");
+        let status = browser.status();
+        assert!(status.contains("CPU (WebAssembly)"), "{status}");
+        let reason = match gpu {
+            Gpu::None => "WebGPU",
+            Gpu::Software => "software",
+        };
+        assert!(status.contains(reason), "no reason: {status}");
+        let asked = server.asked();
+        assert!(
+            !asked.iter().any(|path| path.contains("engine-webgpu")),
+            "{asked:?}"
+        );
+        browser.click(&browser.find("button", "Sample a garment"));
+        browser.wait_for("done");
+        assert_quiet(&browser);
+    }
+}
+
+#[test]
+fn bad_weights_become_a_sentence() {
+    let file = format!("weights/{}", default_entry().file);
+    for (file, fault, code) in [
+        (file.as_str(), Fault::Missing, "weights-missing"),
+        (file.as_str(), Fault::CutOff, "weights-missing"),
+        (file.as_str(), Fault::Truncated, "weights-invalid"),
+        (file.as_str(), Fault::Altered, "weights-invalid"),
+        ("weights/index.json", Fault::Missing, "weights-missing"),
+    ] {
+        let server = Server::of(dist());
+        server.fault(file, fault);
+        let browser = Browser::chromium(Gpu::None);
+        browser.open(&server.url("?engine=cpu"));
+        let error = browser.wait_for("error");
+        let what = format!("{file} {fault:?}: {error}");
+        assert_eq!(error["code"], code, "{what}");
+        let message = error["message"].as_str().unwrap_or_default();
+        assert!(
+            message.len() > 20 && message.ends_with('.'),
+            "{what}: no sentence"
+        );
+        browser.wait(&format!("the status line says so ({what})"), || {
+            browser.status().contains(message).then_some(())
+        });
+        assert_eq!(browser.count("ready"), 0, "{what}");
+        assert!(
+            !browser.is_enabled(&browser.find("button", "Sample a garment")),
+            "{what}"
+        );
+    }
+}
+
+/// A slow server is no error: the page says what it waits for, and then works.
+#[test]
+fn late_weights_are_waited_for() {
+    let server = Server::of(dist());
+    let file = format!("weights/{}", default_entry().file);
+    server.fault(&file, Fault::Delayed(Duration::from_secs(3)));
+    let browser = Browser::chromium(Gpu::None);
+    browser.open(&server.url("?engine=cpu&sampler=ddim&steps=2"));
+    assert!(!browser.is_enabled(&browser.find("button", "Sample a garment")));
+    browser.click(&browser.wait_enabled("button", "Sample a garment"));
+    browser.wait_for("done");
+    assert_eq!(browser.events("error"), Vec::<Value>::new());
+    assert_quiet(&browser);
+}
+
+#[test]
+fn firefox_paints_the_trainers_picture_too() {
+    let picture = Picture {
+        seed: 31,
+        garment: "t-shirt",
+        sampler: "ddpm",
+        steps: 40,
+        guidance: 1.0,
+        count: 1,
+    };
+    let server = Server::of(dist());
+    let browser = Browser::firefox();
+    browser.open(&server.url(&picture.query("cpu")));
+    browser.click(&browser.wait_enabled("button", "Sample a garment"));
+    let done = browser.wait_for("done");
+    assert!(
+        browser.status().contains("CPU (WebAssembly)"),
+        "{}",
+        browser.status()
+    );
+    assert_eq!(browser.count("frame"), 40);
+    assert_same_picture(&pixels(&done), &picture.sample().1, "Firefox and trainer");
+}
