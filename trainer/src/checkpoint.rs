@@ -254,3 +254,96 @@ fn container(error: burn_pack::Error) -> CheckpointError {
 fn foreign(reason: impl std::fmt::Display) -> CheckpointError {
     CheckpointError::Foreign(reason.to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    use fashion_ddpm::UNetConfig;
+
+    use crate::data::Split;
+
+    fn dataset() -> Arc<Dataset> {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/data/excerpt");
+        Arc::new(Dataset::read(&folder, Split::Train).unwrap())
+    }
+
+    fn trainer() -> Trainer {
+        let config = TrainConfig {
+            network: UNetConfig {
+                pixel_unshuffle: 4,
+                channels: vec![8],
+                attention: vec![true],
+                ..UNetConfig::default()
+            },
+            batch_size: 2,
+            ..TrainConfig::default()
+        };
+        let mut trainer = Trainer::new(config, dataset(), &kernels::cpu()).unwrap();
+        for _ in 0..3 {
+            trainer.step();
+        }
+        trainer
+    }
+
+    #[test]
+    fn what_was_written_is_read() {
+        let mut trainer = trainer();
+        let bytes = encode(&mut trainer).unwrap();
+        assert_eq!(inspect(&bytes).unwrap().position, *trainer.position());
+        let mut again = decode(&bytes, dataset(), &kernels::cpu()).unwrap();
+        assert_eq!(again.position(), trainer.position());
+        assert_eq!(again.config(), trainer.config());
+        assert_eq!(
+            encode(&mut again).unwrap(),
+            bytes,
+            "nothing is lost on the way"
+        );
+    }
+
+    /// Every cut and every flipped bit is noticed, except where nobody reads.
+    #[test]
+    fn damage_is_an_error_and_never_a_panic() {
+        let bytes = encode(&mut trainer()).unwrap();
+        let decode = |bytes: &[u8]| decode(bytes, dataset(), &kernels::cpu());
+        for cut in (0..bytes.len()).step_by(bytes.len() / 23) {
+            assert!(decode(&bytes[..cut]).is_err(), "cut at {cut}");
+        }
+        for place in (0..bytes.len()).step_by(bytes.len() / 61) {
+            let mut altered = bytes.clone();
+            altered[place] ^= 0x40;
+            if let Ok(mut trainer) = decode(&altered) {
+                assert_eq!(trainer.position().step, 3);
+                let again = encode(&mut trainer).unwrap();
+                assert_eq!(again, bytes, "byte {place} went unnoticed");
+            }
+        }
+        let error = decode(b"no checkpoint").unwrap_err();
+        assert!(matches!(error, CheckpointError::Container(_)), "{error}");
+        let weights = trainer().weights("unknown").unwrap();
+        let error = decode(&weights).unwrap_err();
+        assert!(matches!(error, CheckpointError::Foreign(_)), "{error}");
+    }
+
+    #[test]
+    fn other_images_are_noticed() {
+        let bytes = encode(&mut trainer()).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let excerpt = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/data/excerpt");
+        let images = "train-images-idx3-ubyte.gz";
+        std::fs::copy(excerpt.join(images), folder.path().join(images)).unwrap();
+        // The same images under other labels: all zero.
+        let labels = [&[0, 0, 8, 1, 0, 0, 3, 0xe8][..], &[0; 1000]].concat();
+        let file = std::fs::File::create(folder.path().join("train-labels-idx1-ubyte.gz")).unwrap();
+        let mut gzip = flate2::write::GzEncoder::new(file, flate2::Compression::fast());
+        std::io::Write::write_all(&mut gzip, &labels).unwrap();
+        gzip.finish().unwrap();
+        let other = Arc::new(Dataset::read(folder.path(), Split::Train).unwrap());
+        let error = decode(&bytes, other, &kernels::cpu()).unwrap_err();
+        assert!(
+            matches!(error, CheckpointError::OtherData { .. }),
+            "{error}"
+        );
+    }
+}

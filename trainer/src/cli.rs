@@ -58,13 +58,13 @@ struct TrainArguments {
     #[arg(long, value_name = "DEVICE", default_value_t = DeviceChoice::Auto)]
     device: DeviceChoice,
     /// Passes over the data in all
-    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=999))]
+    #[arg(long, allow_negative_numbers = true, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=999))]
     epochs: u32,
     /// Images a step [default: 64]
-    #[arg(long, value_name = "N")]
+    #[arg(long, allow_negative_numbers = true, value_name = "N")]
     batch_size: Option<usize>,
     /// Of every random number [default: 0]
-    #[arg(long, value_name = "N")]
+    #[arg(long, allow_negative_numbers = true, value_name = "N")]
     seed: Option<u32>,
     /// Folder for checkpoints, weights, log and pictures
     #[arg(long, value_name = "DIR", default_value = "run")]
@@ -83,10 +83,20 @@ struct SampleArguments {
     #[arg(long, value_name = "FILE")]
     weights: Option<PathBuf>,
     /// Number of images
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(
+        long,
+        allow_negative_numbers = true,
+        value_name = "N",
+        default_value_t = 1
+    )]
     count: u32,
     /// Image i of a seed is the same whatever the count
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(
+        long,
+        allow_negative_numbers = true,
+        value_name = "N",
+        default_value_t = 0
+    )]
     seed: u32,
     /// any, t-shirt, trouser, pullover, dress, coat, sandal, shirt, sneaker, bag or ankle-boot
     #[arg(long, value_name = "SLUG", default_value = "any", value_parser = garment)]
@@ -95,10 +105,15 @@ struct SampleArguments {
     #[arg(long, value_name = "SAMPLER", default_value_t = Sampler::Ddpm)]
     sampler: Sampler,
     /// Steps of the sampler [default: T for ddpm, 50 for the others]
-    #[arg(long, value_name = "N")]
+    #[arg(long, allow_negative_numbers = true, value_name = "N")]
     steps: Option<usize>,
     /// How much the garment counts; 1 is off
-    #[arg(long, value_name = "W", default_value_t = 1.0)]
+    #[arg(
+        long,
+        allow_negative_numbers = true,
+        value_name = "W",
+        default_value_t = 1.0
+    )]
     guidance: f64,
     /// FILE.png for a grid without gaps, FILE.npy for uint8 [N, 28, 28]
     #[arg(long, value_name = "FILE")]
@@ -121,7 +136,7 @@ struct ExportArguments {
     /// Folder of a run
     run: PathBuf,
     /// Which epoch [default: the last]
-    #[arg(long, value_name = "N")]
+    #[arg(long, allow_negative_numbers = true, value_name = "N")]
     epoch: Option<u32>,
     /// File to write, such as web/weights/epoch-012.bpk
     #[arg(long, value_name = "FILE")]

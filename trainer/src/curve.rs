@@ -69,3 +69,53 @@ pub fn draw(history: &[EpochRecord]) -> Result<String, Box<dyn Error>> {
     }
     Ok(svg)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(epoch: u32, loss: f64) -> EpochRecord {
+        EpochRecord {
+            epoch,
+            loss,
+            images_per_second: 1.0,
+            seconds: 1.0,
+            unix_time: 0,
+        }
+    }
+
+    #[test]
+    fn every_history_has_a_curve() {
+        for history in [
+            vec![record(1, 0.08)],
+            vec![record(1, 0.05), record(2, 0.05)],
+            (1..=50).map(|e| record(e, 0.1 / f64::from(e))).collect(),
+            vec![record(1, 0.0)],
+        ] {
+            let svg = draw(&history).unwrap();
+            assert!(svg.starts_with("<svg") && svg.trim_end().ends_with("</svg>"));
+            let points = svg.matches("<circle").count();
+            assert_eq!(points, history.len());
+        }
+    }
+
+    /// On a logarithmic scale equal ratios are equal distances.
+    #[test]
+    fn the_scale_is_logarithmic() {
+        let history = [record(1, 0.4), record(2, 0.2), record(3, 0.1)];
+        let svg = draw(&history).unwrap();
+        let heights: Vec<f64> = svg
+            .split("<circle")
+            .skip(1)
+            .map(|circle| {
+                let (_, rest) = circle.split_once("cy=\"").unwrap();
+                rest.split_once('"').unwrap().0.parse().unwrap()
+            })
+            .collect();
+        let steps = (heights[1] - heights[0], heights[2] - heights[1]);
+        assert!(
+            steps.0 > 50.0 && (steps.0 - steps.1).abs() <= 2.0,
+            "{heights:?}"
+        );
+    }
+}

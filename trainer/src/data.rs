@@ -290,39 +290,38 @@ fn idx<'a, const N: usize>(
 /// [`DataError::Download`] where no mirror gives a file with the published MD5.
 pub fn fill(folder: &Path, split: Split, mirrors: &[&str]) -> Result<(), DataError> {
     files::create_folder(folder)?;
-    for official in [split.images(), split.labels()] {
-        let path = folder.join(official.name);
-        if path.exists() && checksum(&files::read(&path)?) == official.md5 {
-            continue;
-        }
-        let mut reason = "there is no mirror".to_owned();
-        let fetched = mirrors.iter().find_map(|mirror| {
-            let url = format!("{mirror}/{}", official.name);
-            eprintln!("downloading {url}");
-            match download(&url) {
-                Ok(bytes) if checksum(&bytes) == official.md5 => Some(bytes),
-                Ok(bytes) => {
-                    reason = format!(
-                        "{url} gave {} bytes with the MD5 {}, expected {}",
-                        bytes.len(),
-                        checksum(&bytes),
-                        official.md5
-                    );
-                    None
-                }
-                Err(error) => {
-                    reason = format!("{url}: {error}");
-                    None
-                }
-            }
-        });
-        let bytes = fetched.ok_or(DataError::Download {
-            file: official.name,
-            reason,
-        })?;
-        files::write(&path, &bytes)?;
+    fetch(folder, &split.images(), mirrors)?;
+    fetch(folder, &split.labels(), mirrors)
+}
+
+fn fetch(folder: &Path, official: &Official, mirrors: &[&str]) -> Result<(), DataError> {
+    let path = folder.join(official.name);
+    if path.exists() && checksum(&files::read(&path)?) == official.md5 {
+        return Ok(());
     }
-    Ok(())
+    let mut reason = "there is no mirror".to_owned();
+    for mirror in mirrors {
+        let url = format!("{mirror}/{}", official.name);
+        eprintln!("downloading {url}");
+        match download(&url) {
+            Ok(bytes) if checksum(&bytes) == official.md5 => {
+                return Ok(files::write(&path, &bytes)?);
+            }
+            Ok(bytes) => {
+                reason = format!(
+                    "{url} gave {} bytes with the MD5 {}, expected {}",
+                    bytes.len(),
+                    checksum(&bytes),
+                    official.md5
+                );
+            }
+            Err(error) => reason = format!("{url}: {error}"),
+        }
+    }
+    Err(DataError::Download {
+        file: official.name,
+        reason,
+    })
 }
 
 fn checksum(bytes: &[u8]) -> String {
@@ -343,4 +342,158 @@ fn download(url: &str) -> Result<Vec<u8>, ureq::Error> {
         .with_config()
         .limit(LIMIT)
         .read_to_vec()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{
+        io::{BufRead, BufReader, Write},
+        net::TcpListener,
+        thread,
+    };
+
+    use flate2::{Compression, write::GzEncoder};
+    use tempfile::{TempDir, tempdir};
+
+    fn excerpt() -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/data/excerpt")
+    }
+
+    fn gzip(bytes: &[u8]) -> Vec<u8> {
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+        encoder.write_all(bytes).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    fn header(numbers: &[u32]) -> Vec<u8> {
+        numbers.iter().flat_map(|n| n.to_be_bytes()).collect()
+    }
+
+    /// A folder with a data set of two images, one part of it replaced.
+    fn folder(images: Option<&[u8]>, labels: Option<&[u8]>) -> TempDir {
+        let folder = tempdir().unwrap();
+        let good_images = [header(&[0x803, 2, 28, 28]), vec![7; 2 * 784]].concat();
+        let good_labels = [header(&[0x801, 2]), vec![3, 9]].concat();
+        let write = |name, bytes: &[u8]| fs_write(folder.path(), name, &gzip(bytes));
+        write("train-images-idx3-ubyte.gz", images.unwrap_or(&good_images));
+        write("train-labels-idx1-ubyte.gz", labels.unwrap_or(&good_labels));
+        folder
+    }
+
+    fn fs_write(folder: &Path, name: &str, bytes: &[u8]) {
+        std::fs::write(folder.join(name), bytes).unwrap();
+    }
+
+    #[test]
+    fn the_excerpt_is_the_first_thousand_images() {
+        let data = Dataset::read(&excerpt(), Split::Train).unwrap();
+        assert_eq!(data.len(), 1000);
+        // Counted by another program, and the start everybody knows: boot, T-shirt, T-shirt, dress.
+        let mut counts = [0; 10];
+        (0..1000).for_each(|i| counts[data.label(i).label()] += 1);
+        assert_eq!(counts, [107, 104, 86, 92, 95, 100, 100, 115, 102, 99]);
+        let first: Vec<usize> = (0..4).map(|i| data.label(i).label()).collect();
+        assert_eq!(first, [9, 0, 0, 3]);
+        assert_eq!(data.pixels(999).len(), 784);
+        assert!(data.description().starts_with("1000 images"));
+    }
+
+    #[test]
+    fn pixels_fill_the_networks_range() {
+        assert_eq!((to_network(0), to_network(255)), (-1.0, 1.0));
+        for pixel in 0..=255 {
+            let back = fashion_ddpm::sampler::to_pixels(&[to_network(pixel)]);
+            assert_eq!(back, [pixel]);
+        }
+    }
+
+    #[test]
+    fn missing_cut_and_wrong_files_are_named() {
+        let read = |folder: &TempDir| Dataset::read(folder.path(), Split::Train);
+        assert_eq!(
+            read(&folder(None, None)).unwrap().label(1),
+            Garment::AnkleBoot
+        );
+
+        let empty = tempdir().unwrap();
+        assert!(matches!(read(&empty), Err(DataError::Missing(_))));
+        let test = Dataset::read(&excerpt(), Split::Test);
+        assert!(matches!(test, Err(DataError::Missing(_))));
+
+        let whole = gzip(&[header(&[0x803, 2, 28, 28]), vec![7; 2 * 784]].concat());
+        for cut in [0, 5, whole.len() / 2, whole.len() - 1] {
+            let folder = folder(None, None);
+            fs_write(folder.path(), "train-images-idx3-ubyte.gz", &whole[..cut]);
+            assert!(
+                matches!(read(&folder), Err(DataError::Gzip { .. })),
+                "{cut}"
+            );
+        }
+
+        let images = |numbers: &[u32], bytes: usize| [header(numbers), vec![0; bytes]].concat();
+        for (bytes, word) in [
+            (vec![], "next to nothing"),
+            (images(&[0x801, 2, 28, 28], 1568), "0x00000801"),
+            (images(&[0x803, 2, 28, 28], 1567), "1567 bytes"),
+            (images(&[0x803, 2, 28, 28], 1569), "1569 bytes"),
+            (images(&[0x803, 2, 14, 56], 1568), "14 x 56"),
+            (images(&[0x803, u32::MAX, u32::MAX, u32::MAX], 9), "9 bytes"),
+            (images(&[0x803, 3, 28, 28], 3 * 784), "2 labels"),
+            (images(&[0x803, 0, 28, 28], 0), "2 labels"),
+        ] {
+            let error = read(&folder(Some(&bytes), None)).unwrap_err();
+            assert!(matches!(error, DataError::Idx { .. }), "{error}");
+            assert!(error.to_string().contains(word), "{error}");
+        }
+        let hat = [header(&[0x801, 2]), vec![3, 10]].concat();
+        let error = read(&folder(None, Some(&hat))).unwrap_err();
+        assert!(error.to_string().contains("the label 10"), "{error}");
+    }
+
+    /// Answers every request with the same response, and hands out the address.
+    fn server(response: &'static [u8]) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = format!("http://{}", listener.local_addr().unwrap());
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                let mut stream = stream.unwrap();
+                let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
+                while lines.next().is_some_and(|line| !line.unwrap().is_empty()) {}
+                stream.write_all(response).unwrap();
+            }
+        });
+        address
+    }
+
+    /// `printf abc | md5sum` (RFC 1321, appendix A.5).
+    const ABC: Official = Official {
+        name: "abc.gz",
+        md5: "900150983cd24fb0d6963f7d28e17f72",
+    };
+
+    #[test]
+    fn only_a_download_with_the_published_checksum_is_kept() {
+        let good = server(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nConnection: close\r\n\r\nabc");
+        let bad = server(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nConnection: close\r\n\r\nabd");
+        let cut = server(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\nConnection: close\r\n\r\nabc");
+        let none =
+            server(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+        let folder = tempdir().unwrap();
+        let there = || std::fs::read_dir(folder.path()).unwrap().count();
+        for (mirror, word) in [(&bad, "MD5"), (&cut, "abc.gz"), (&none, "404")] {
+            let error = fetch(folder.path(), &ABC, &[mirror]).unwrap_err();
+            assert!(matches!(error, DataError::Download { .. }), "{error}");
+            assert!(error.to_string().contains(word), "{error}");
+            assert_eq!(there(), 0, "nothing is left behind");
+        }
+        // The second mirror serves where the first does not; a damaged file is fetched again.
+        fetch(folder.path(), &ABC, &[&bad, &good]).unwrap();
+        assert_eq!(std::fs::read(folder.path().join("abc.gz")).unwrap(), b"abc");
+        fs_write(folder.path(), "abc.gz", b"ab");
+        fetch(folder.path(), &ABC, &[&good]).unwrap();
+        // And one that is right needs no network.
+        fetch(folder.path(), &ABC, &[]).unwrap();
+        assert_eq!(there(), 1);
+    }
 }

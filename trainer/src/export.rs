@@ -173,3 +173,53 @@ fn ranges(sorted: &[u32]) -> String {
         .collect();
     words.join(", ")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(file: &str, epoch: u32, sha256: &str) -> IndexEntry {
+        IndexEntry {
+            file: file.to_owned(),
+            bytes: 1,
+            sha256: sha256.to_owned(),
+            epoch,
+            evaluation: Default::default(),
+        }
+    }
+
+    #[test]
+    fn the_index_is_in_order_and_most_epochs_are_the_default() {
+        let index = with_entry(None, entry("epoch-012.bpk", 12, "a"));
+        let index = with_entry(Some(index), entry("epoch-050.bpk", 50, "b"));
+        let index = with_entry(Some(index), entry("epoch-001.bpk", 1, "c"));
+        assert_eq!(index.default, "epoch-050.bpk");
+        let epochs: Vec<u32> = index.models.iter().map(|model| model.epoch).collect();
+        assert_eq!(epochs, [1, 12, 50]);
+        assert_eq!(index.default_entry().unwrap().sha256, "b");
+    }
+
+    #[test]
+    fn figures_stay_with_the_file_they_were_found_for() {
+        let mut judged = entry("a.bpk", 1, "same");
+        judged.evaluation.insert("count".to_owned(), 10.into());
+        let index = with_entry(None, judged.clone());
+        let again = with_entry(Some(index.clone()), entry("a.bpk", 1, "same"));
+        assert_eq!(again, index);
+        let other = with_entry(Some(index), entry("a.bpk", 1, "other"));
+        assert_eq!(other.models, [entry("a.bpk", 1, "other")]);
+    }
+
+    #[test]
+    fn epochs_are_named_in_ranges() {
+        assert_eq!(ranges(&[1, 2, 3, 7, 9, 10]), "1 to 3, 7, 9 to 10");
+        assert_eq!(ranges(&[4]), "4");
+    }
+
+    #[test]
+    fn nothing_to_export_is_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let error = export(folder.path(), None, Path::new("x.bpk")).unwrap_err();
+        assert!(matches!(error, ExportError::Empty(_)), "{error}");
+    }
+}

@@ -119,3 +119,106 @@ impl ModuleMapper for Move {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::optim::{AdamWConfig, GradientsParams};
+    use fashion_ddpm::{UNetConfig, noise::gaussian_batch};
+
+    use crate::train::initialise;
+
+    fn model() -> UNet {
+        let network = UNetConfig {
+            pixel_unshuffle: 4,
+            channels: vec![8],
+            attention: vec![true],
+            ..UNetConfig::default()
+        };
+        initialise(&network, 1, &kernels::cpu().autodiff())
+    }
+
+    /// A loss whose gradient differs from step to step.
+    fn gradients(model: &UNet, step: u32, scale: f64) -> Gradients {
+        let device = kernels::cpu().autodiff();
+        let x = gaussian_batch(step, 0..2, 0, 0, &device);
+        let noise = gaussian_batch(step, 2..4, 0, 0, &device);
+        let error = model.forward(x, &[5, 700], &[None, None]) - noise;
+        ((error.clone() * error).mean() * scale).backward()
+    }
+
+    fn values(model: &UNet) -> Vec<f32> {
+        struct Collect(Vec<f32>);
+        impl ModuleVisitor for Collect {
+            fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+                let data = param.val().inner().into_data_as::<f32>();
+                self.0.extend(data.try_to_vec::<f32>().unwrap());
+            }
+        }
+        let mut collect = Collect(Vec::new());
+        model.visit(&mut collect);
+        collect.0
+    }
+
+    /// Against Burn's own, another implementation of the paper.
+    #[test]
+    fn the_steps_are_burns() {
+        let start = model();
+        let rates = Rates {
+            learning_rate: 0.01,
+            weight_decay: 0.1,
+            max_gradient_norm: 1e9,
+        };
+        let (mut ours, mut adamw) = (start.clone(), AdamW::new(&start));
+        let mut theirs = start.clone();
+        let mut burns = AdamWConfig::new()
+            .with_epsilon(EPSILON as f32)
+            .with_weight_decay(rates.weight_decay as f32)
+            .init();
+        for step in 0..5 {
+            // The same gradient for both: near zero, its sign is rounding, and Adam looks at little
+            // else.
+            let gradient = || gradients(&ours, step, 1.0);
+            let (for_ours, for_theirs) = (gradient(), gradient());
+            let for_theirs = GradientsParams::from_grads(for_theirs, &ours);
+            ours = adamw.step(ours, for_ours, rates);
+            theirs = burns.step(rates.learning_rate, theirs, for_theirs);
+        }
+        let mut moved = 0.0f32;
+        for ((ours, theirs), start) in values(&ours)
+            .into_iter()
+            .zip(values(&theirs))
+            .zip(values(&start))
+        {
+            assert!((ours - theirs).abs() < 1e-5, "{ours} {theirs}");
+            moved = moved.max((ours - start).abs());
+        }
+        assert!(moved > 0.03, "five steps of 0.01: {moved}");
+    }
+
+    /// The norm of the whole gradient is what is clipped, and a small one is left alone.
+    #[test]
+    fn the_gradient_is_clipped_by_its_norm() {
+        let model = model();
+        let first_moment = |scale: f64, max_gradient_norm: f64| {
+            let mut adamw = AdamW::new(&model);
+            let rates = Rates {
+                learning_rate: 1e-3,
+                weight_decay: 0.0,
+                max_gradient_norm,
+            };
+            adamw.step(model.clone(), gradients(&model, 0, scale), rates);
+            // After one step the moment is (1 - beta_1) times the gradient.
+            adamw.moment_1 / (1.0 - BETA_1)
+        };
+        let norm = |x: Tensor<1>| f64::from(x.square().sum().sqrt().into_scalar::<f32>());
+        let whole = norm(first_moment(1.0, 1e9));
+        assert!(whole > 1e-3, "{whole}");
+        let clipped = first_moment(1.0, whole / 3.0);
+        assert!((norm(clipped.clone()) / whole - 1.0 / 3.0).abs() < 1e-4);
+        let third = first_moment(1.0 / 3.0, 1e9);
+        assert!(norm(clipped - third) < 1e-5 * whole, "the direction stays");
+        let small = first_moment(0.5, whole);
+        assert!((norm(small) / whole - 0.5).abs() < 1e-4);
+    }
+}

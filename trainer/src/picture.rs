@@ -53,3 +53,55 @@ pub fn npy(pixels: &[u8]) -> Vec<u8> {
     bytes.extend(pixels);
     bytes
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn images(count: usize) -> Vec<u8> {
+        (0..count * PIXELS)
+            .map(|i| (i / PIXELS * 40 + i % 41) as u8)
+            .collect()
+    }
+
+    #[test]
+    fn a_grid_is_filled_row_by_row_without_gaps() {
+        let pixels = images(5);
+        let grid = image::load_from_memory(&png_grid(&pixels, 3))
+            .unwrap()
+            .into_luma8();
+        assert_eq!(grid.dimensions(), (84, 56));
+        for (x, y, pixel) in grid.enumerate_pixels() {
+            let (x, y) = (x as usize, y as usize);
+            let image = y / 28 * 3 + x / 28;
+            let expected = pixels.get(image * PIXELS + y % 28 * 28 + x % 28);
+            assert_eq!(pixel.0[0], expected.copied().unwrap_or(0));
+        }
+    }
+
+    #[test]
+    fn a_grid_is_about_square() {
+        for (count, side) in [(1, 1), (2, 2), (4, 2), (5, 3), (64, 8), (65, 9)] {
+            assert_eq!(square(count), side);
+        }
+    }
+
+    /// The format's own description (NEP 1): magic, version, header length, a dictionary padded by
+    /// spaces to a multiple of 64 and ended by a newline, then the bytes.
+    #[test]
+    fn npy_is_numpys_format() {
+        for count in [1, 12, 10_000] {
+            let pixels = vec![3; count * PIXELS];
+            let bytes = npy(&pixels);
+            assert_eq!(bytes[..8], *b"\x93NUMPY\x01\x00");
+            let length = usize::from(u16::from_le_bytes([bytes[8], bytes[9]]));
+            assert!((10 + length).is_multiple_of(64));
+            let header = std::str::from_utf8(&bytes[10..10 + length]).unwrap();
+            let dictionary =
+                format!("{{'descr': '|u1', 'fortran_order': False, 'shape': ({count}, 28, 28), }}");
+            assert_eq!(header.trim_end(), dictionary);
+            assert!(header.ends_with('\n'));
+            assert_eq!(bytes[10 + length..], pixels);
+        }
+    }
+}

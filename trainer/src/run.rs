@@ -211,9 +211,9 @@ pub fn train(options: &Options, stop: &AtomicBool) -> Result<Outcome, RunError> 
     if !begun && options.resume {
         return Err(RunError::Empty(options.run.clone()));
     }
-    let dataset = Arc::new(Dataset::load(options.data.as_deref(), Split::Train)?);
     let found = device::find(options.device)?;
     eprintln!("training on {}", found.describe());
+    let dataset = Arc::new(Dataset::load(options.data.as_deref(), Split::Train)?);
     let mut trainer = if begun {
         resume(options, &folder, dataset.clone(), &found.device)?
     } else {

@@ -420,3 +420,157 @@ pub fn initialise(network: &UNetConfig, seed: u32, device: &Device) -> UNet {
     };
     network.init(device).load_record(record)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    use crate::data::Split;
+
+    fn excerpt() -> Dataset {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/data/excerpt");
+        Dataset::read(&folder, Split::Train).unwrap()
+    }
+
+    #[test]
+    fn an_epoch_shows_every_image_once_in_an_order_of_its_own() {
+        let first = order(3, 0, 1000);
+        let mut sorted = first.clone();
+        sorted.sort_unstable();
+        assert_eq!(sorted, (0..1000).collect::<Vec<u32>>());
+        assert_eq!(first, order(3, 0, 1000));
+        for other in [order(3, 1, 1000), order(4, 0, 1000), sorted] {
+            let same = first.iter().zip(&other).filter(|(a, b)| a == b).count();
+            // One place in common is what chance gives.
+            assert!(same < 12, "{same} places in common");
+        }
+    }
+
+    /// The laws of Algorithm 1's draws over an epoch of 1000 images: t uniform, a tenth of the
+    /// labels dropped and the others right, the noise standard normal, the images the data set's.
+    #[test]
+    fn batches_follow_the_laws_they_are_drawn_from() {
+        let data = excerpt();
+        let config = TrainConfig::default();
+        let order = order(config.seed, 7, data.len());
+        let batches: Vec<Batch> = (0..16)
+            .map(|step| Batch::draw(&config, &data, &order, 7, step))
+            .collect();
+        assert_eq!(
+            batches[15].t.len(),
+            1000 - 15 * 64,
+            "the last takes what is left"
+        );
+
+        let t: Vec<usize> = batches.iter().flat_map(|b| b.t.clone()).collect();
+        assert!(t.iter().all(|&t| t < 1000));
+        let mean = t.iter().sum::<usize>() as f64 / 1000.0;
+        // Standard error 289 / sqrt(1000) = 9.1.
+        assert!((mean - 499.5).abs() < 40.0, "{mean}");
+        let high = t.iter().filter(|&&t| t >= 900).count();
+        assert!(
+            (60..140).contains(&high),
+            "{high} of 1000 in the last tenth"
+        );
+
+        let mut dropped = 0;
+        for (i, label) in batches.iter().flat_map(|b| &b.labels).enumerate() {
+            match label {
+                Some(label) => assert_eq!(*label, data.label(order[i] as usize)),
+                None => dropped += 1,
+            }
+        }
+        // Standard deviation 9.5.
+        assert!((60..140).contains(&dropped), "{dropped} of 1000 dropped");
+
+        let noise: Vec<f64> = batches
+            .iter()
+            .flat_map(|b| b.noise.iter().map(|&v| f64::from(v)))
+            .collect();
+        let n = noise.len() as f64;
+        assert_eq!(noise.len(), 784_000);
+        let moment = |k: i32| noise.iter().map(|v| v.powi(k)).sum::<f64>() / n;
+        assert!(moment(1).abs() < 0.006 && (moment(2) - 1.0).abs() < 0.008);
+        assert!((moment(4) - 3.0).abs() < 0.06);
+
+        let x_0 = &batches[2].x_0;
+        let image = order[2 * 64 + 5] as usize;
+        for (value, &pixel) in x_0[5 * 784..6 * 784].iter().zip(data.pixels(image)) {
+            assert_eq!(*value, to_network(pixel));
+        }
+    }
+
+    #[test]
+    fn no_two_steps_share_their_draws() {
+        let data = excerpt();
+        let config = TrainConfig::default();
+        let order = order(0, 0, data.len());
+        let noise = |seed, epoch, step| {
+            let config = TrainConfig {
+                seed,
+                ..config.clone()
+            };
+            Batch::draw(&config, &data, &order, epoch, step).noise
+        };
+        let base = noise(0, 0, 0);
+        assert_eq!(base, noise(0, 0, 0));
+        for other in [noise(1, 0, 0), noise(0, 1, 0), noise(0, 0, 1)] {
+            let n = base.len() as f32;
+            let dot: f32 = base.iter().zip(&other).map(|(a, b)| a * b).sum();
+            // One standard error is 1 / 224.
+            assert!((dot / n).abs() < 0.025, "{}", dot / n);
+        }
+    }
+
+    #[test]
+    fn impossible_trainings_are_refused() {
+        let data = Arc::new(excerpt());
+        let new = |change: fn(&mut TrainConfig)| {
+            let mut config = TrainConfig::default();
+            change(&mut config);
+            Trainer::new(config, data.clone(), &kernels::cpu()).map(|_| ())
+        };
+        assert!(matches!(
+            new(|c| c.batch_size = 0),
+            Err(TrainError::BatchSize(0))
+        ));
+        assert!(matches!(
+            new(|c| c.batch_size = 5000),
+            Err(TrainError::BatchSize(_))
+        ));
+        assert!(matches!(
+            new(|c| c.timesteps = 1),
+            Err(TrainError::Schedule(_))
+        ));
+        assert!(matches!(
+            new(|c| c.network.groups = 0),
+            Err(TrainError::Network(_))
+        ));
+    }
+
+    /// A step size without bounds must end in an error, not in weights that are no numbers.
+    #[test]
+    fn divergence_is_noticed() {
+        let config = TrainConfig {
+            network: UNetConfig {
+                pixel_unshuffle: 4,
+                channels: vec![8],
+                attention: vec![false],
+                ..UNetConfig::default()
+            },
+            learning_rate: 1e30,
+            warm_up_steps: 0,
+            batch_size: 2,
+            ..TrainConfig::default()
+        };
+        let mut trainer = Trainer::new(config, Arc::new(excerpt()), &kernels::cpu()).unwrap();
+        for _ in 0..4 {
+            trainer.step();
+        }
+        assert!(matches!(
+            trainer.settle(),
+            Err(TrainError::Diverged { epoch: 1, .. })
+        ));
+    }
+}

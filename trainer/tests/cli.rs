@@ -1,0 +1,361 @@
+//! The commands as a person meets them: the built program, its files and its exit status.
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use burn::{
+    module::{Module, ModuleVisitor, Param},
+    tensor::Tensor,
+};
+use fashion_ddpm::{UNet, noise::PIXELS, weights::Index};
+use tempfile::{TempDir, tempdir};
+use trainer::{Dataset, Split, Trainer, checkpoint};
+
+/// A network for tests: 129,168 numbers at 7 x 7.
+const NETWORK: &str = r#"{"image_size": 28, "pixel_unshuffle": 4, "channels": [16], "blocks": 1,
+    "attention": [false], "groups": 8, "classes": 10}"#;
+
+fn excerpt() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/data/excerpt")
+}
+
+fn command(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_trainer"));
+    command.args(arguments).stdin(Stdio::null());
+    command
+}
+
+fn run(arguments: &[&str]) -> Output {
+    command(arguments).output().unwrap()
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+fn train(run: &Path, epochs: &str, more: &[&str]) -> Command {
+    let excerpt = excerpt();
+    let mut arguments = vec!["train", "--device", "cpu", "--data", text(&excerpt)];
+    arguments.extend(["--epochs", epochs, "--run", text(run), "--network", NETWORK]);
+    arguments.extend(more);
+    let mut command = command(&arguments);
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    command
+}
+
+/// A finished run of one epoch and its export.
+fn weights() -> (TempDir, PathBuf) {
+    let folder = tempdir().unwrap();
+    let (run_folder, out) = (
+        folder.path().join("run"),
+        folder.path().join("weights/a.bpk"),
+    );
+    assert!(train(&run_folder, "1", &[]).status().unwrap().success());
+    assert!(
+        run(&["export", text(&run_folder), "--out", text(&out)])
+            .status
+            .success()
+    );
+    (folder, out)
+}
+
+/// One line on stderr that holds `word`, nothing on stdout, and a status other than 0.
+fn assert_refused(arguments: &[&str], word: &str) {
+    let output = run(arguments);
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success(), "{arguments:?}");
+    assert!(output.status.code().is_some(), "{arguments:?} was killed");
+    let last = stderr.lines().last().unwrap_or_default();
+    assert!(
+        last.starts_with("error: ") && last.contains(word),
+        "{stderr}"
+    );
+    let errors = stderr.lines().filter(|line| line.starts_with("error"));
+    assert_eq!(errors.count(), 1, "{stderr}");
+    assert!(!stderr.contains("panicked"), "{stderr}");
+    assert!(output.stdout.is_empty());
+}
+
+fn wait_for(path: &Path, child: &mut Child) {
+    let begun = Instant::now();
+    while !path.exists() {
+        assert!(
+            begun.elapsed() < Duration::from_secs(120),
+            "no {}",
+            path.display()
+        );
+        assert!(child.try_wait().unwrap().is_none(), "it ended too early");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn state(run: &Path) -> Trainer {
+    let data = Arc::new(Dataset::read(&excerpt(), Split::Train).unwrap());
+    let bytes = std::fs::read(run.join("checkpoint.bpk")).unwrap();
+    checkpoint::decode(&bytes, data, &kernels::cpu()).unwrap()
+}
+
+fn bits(model: &UNet) -> Vec<u32> {
+    struct Collect(Vec<u32>);
+    impl ModuleVisitor for Collect {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            let data = param.val().into_data_as::<f32>();
+            self.0.extend(
+                data.try_to_vec::<f32>()
+                    .unwrap()
+                    .into_iter()
+                    .map(f32::to_bits),
+            );
+        }
+    }
+    let mut collect = Collect(Vec::new());
+    model.valid().visit(&mut collect);
+    collect.0
+}
+
+/// Stopped by Ctrl-C, gone on with, killed without warning, gone on with: the weights, the average
+/// and the losses are those of the run that nobody disturbed, bit for bit.
+#[test]
+#[cfg(unix)]
+fn a_killed_run_goes_on_as_if_it_had_not_been_killed() {
+    use std::os::unix::process::ExitStatusExt;
+
+    let folder = tempdir().unwrap();
+    let (calm, rough) = (folder.path().join("calm"), folder.path().join("rough"));
+    let mut undisturbed = train(&calm, "4", &["--batch-size", "24"]).spawn().unwrap();
+
+    let mut child = train(&rough, "4", &["--batch-size", "24"]).spawn().unwrap();
+    // The handler stands before the checkpoint does.
+    wait_for(&rough.join("checkpoint.bpk"), &mut child);
+    // SAFETY: the process is our own child and has not been waited for.
+    assert_eq!(unsafe { libc::kill(child.id() as i32, libc::SIGINT) }, 0);
+    let status = child.wait().unwrap();
+    assert!(status.success(), "{status}");
+    let stopped = state(&rough);
+    let position = stopped.position();
+    assert!(position.epoch == 0 && position.step < 42, "{position:?}");
+
+    let mut child = train(&rough, "4", &["--resume"]).spawn().unwrap();
+    wait_for(&rough.join("ema/epoch-001.bpk"), &mut child);
+    child.kill().unwrap();
+    assert_eq!(child.wait().unwrap().signal(), Some(libc::SIGKILL));
+    assert!(state(&rough).position().epoch < 4);
+
+    assert!(
+        train(&rough, "4", &["--resume"])
+            .status()
+            .unwrap()
+            .success()
+    );
+    assert!(undisturbed.wait().unwrap().success());
+    let (calm_state, rough_state) = (state(&calm), state(&rough));
+    assert_eq!(calm_state.position().epoch, 4);
+    let losses = |trainer: &Trainer| -> Vec<u64> {
+        let history = trainer.position().history.iter();
+        history.map(|record| record.loss.to_bits()).collect()
+    };
+    assert_eq!(losses(&calm_state), losses(&rough_state));
+    assert_eq!(bits(calm_state.model()), bits(rough_state.model()));
+    assert_eq!(bits(calm_state.averaged()), bits(rough_state.averaged()));
+    assert_ne!(
+        bits(calm_state.model()),
+        bits(stopped.model()),
+        "it learned"
+    );
+
+    // One line an epoch, though one of them was begun three times; and pictures to look at.
+    let log = std::fs::read_to_string(rough.join("log.jsonl")).unwrap();
+    assert_eq!(log.lines().count(), 4);
+    let record: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(rough.join("run.json")).unwrap()).unwrap();
+    assert_eq!(record["sessions"].as_array().unwrap().len(), 3);
+    for picture in [
+        "loss.svg",
+        "samples-epoch-001-ddpm100.png",
+        "samples-epoch-004-ddpm100.png",
+    ] {
+        assert!(rough.join(picture).exists(), "{picture}");
+    }
+
+    let run_folder = text(&rough);
+    let data = excerpt();
+    let again = [
+        "train",
+        "--device",
+        "cpu",
+        "--data",
+        text(&data),
+        "--run",
+        run_folder,
+    ];
+    assert_refused(&again, "--resume");
+    assert_refused(
+        &[&again[..], &["--resume", "--seed", "3"]].concat(),
+        "--seed 0, not 3",
+    );
+    std::fs::write(rough.join("checkpoint.bpk"), b"half").unwrap();
+    assert_refused(
+        &[&again[..], &["--resume"]].concat(),
+        "checkpoint is damaged",
+    );
+
+    // Every epoch can be exported, the last one by default; an epoch that is not there cannot.
+    let out = folder.path().join("weights");
+    for (name, more) in [("two.bpk", &["--epoch", "2"][..]), ("four.bpk", &[])] {
+        let path = out.join(name);
+        let export = run(&[&["export", run_folder, "--out", text(&path)], more].concat());
+        assert!(export.status.success(), "{export:?}");
+    }
+    let index: Index =
+        serde_json::from_slice(&std::fs::read(out.join("index.json")).unwrap()).unwrap();
+    assert_eq!(index.default, "four.bpk");
+    let (files, epochs): (Vec<_>, Vec<_>) = index
+        .models
+        .iter()
+        .map(|m| (m.file.as_str(), m.epoch))
+        .unzip();
+    assert_eq!((files, epochs), (vec!["two.bpk", "four.bpk"], vec![2, 4]));
+    let there = out.join("index.json");
+    let out = out.join("x.bpk");
+    assert_refused(
+        &["export", run_folder, "--epoch", "9", "--out", text(&out)],
+        "1 to 4",
+    );
+    std::fs::write(&there, b"{}").unwrap();
+    assert_refused(&["export", run_folder, "--out", text(&out)], "index.json");
+    assert!(
+        !out.exists(),
+        "nothing is written beside an index that cannot be kept"
+    );
+}
+
+/// Image i of a run is image i of the seed, whatever the count and the kind of file, and the last
+/// frame of the film is the picture.
+#[test]
+fn samples_are_the_same_in_every_form() {
+    let (folder, weights) = weights();
+    let path = |name: &str| folder.path().join(name);
+    let sample = |more: &[&str]| {
+        let mut arguments = vec!["sample", "--weights", text(&weights), "--sampler", "dpm"];
+        arguments.extend([
+            "--steps",
+            "4",
+            "--garment",
+            "bag",
+            "--guidance",
+            "2",
+            "--seed",
+            "9",
+        ]);
+        arguments.extend(more);
+        let output = run(&arguments);
+        assert!(output.status.success(), "{output:?}");
+    };
+    let (npy, png, film) = (path("a.npy"), path("a.png"), path("film"));
+    // More than are computed at once.
+    sample(&["--count", "66", "--out", text(&npy)]);
+    sample(&["--count", "3", "--out", text(&png), "--frames", text(&film)]);
+    let npy = std::fs::read(npy).unwrap();
+    let pixels = &npy[npy.len() - 66 * PIXELS..];
+    let grid = |path: &Path| image::open(path).unwrap().into_luma8();
+    let picture = grid(&png);
+    assert_eq!(picture.dimensions(), (56, 56));
+    let mut largest = 0;
+    for (x, y, pixel) in picture.enumerate_pixels() {
+        let image = (y / 28 * 2 + x / 28) as usize;
+        let place = (y % 28 * 28 + x % 28) as usize;
+        let expected = if image < 3 {
+            pixels[image * PIXELS + place]
+        } else {
+            0
+        };
+        largest = largest.max(pixel.0[0].abs_diff(expected));
+    }
+    assert!(largest <= 1, "off by {largest}");
+    let frames = std::fs::read_dir(&film).unwrap().count();
+    assert_eq!(frames, 5, "four steps have five states");
+    assert_eq!(grid(&film.join("frame-0004.png")), picture);
+    assert_ne!(grid(&film.join("frame-0000.png")), picture);
+
+    let info = run(&["info", text(&weights)]);
+    let info_text = String::from_utf8(info.stdout).unwrap();
+    assert!(info.status.success());
+    for word in [
+        "129168 parameters",
+        "T = 1000, linear",
+        "epoch 1, 1000 images",
+        "(correct)",
+    ] {
+        assert!(info_text.contains(word), "{info_text}");
+    }
+
+    let out = path("x.png");
+    let refused = |more: &[&str], word: &str| {
+        let common = ["sample", "--weights", text(&weights)];
+        assert_refused(&[&common[..], more].concat(), word);
+        assert!(!out.exists());
+    };
+    let out_text = text(&out);
+    refused(&["--out", text(&path("x.gif"))], ".npy");
+    refused(&["--out", out_text, "--count", "0"], "--count");
+    refused(&["--out", out_text, "--count", "-1"], "--count");
+    refused(&["--out", out_text, "--steps", "0"], "1 to 1000 steps");
+    refused(&["--out", out_text, "--steps", "1001"], "1 to 1000 steps");
+    refused(&["--out", out_text, "--guidance", "-1"], "--guidance");
+    refused(&["--out", out_text, "--guidance", "nan"], "--guidance");
+    refused(&["--out", out_text, "--garment", "hat"], "ankle-boot");
+    refused(&["--out", out_text, "--sampler", "euler"], "ddim");
+    refused(&["--out", out_text, "--seed", "4294967296"], "--seed");
+    refused(
+        &["--out", out_text, "--count", "65", "--frames", text(&film)],
+        "64",
+    );
+    refused(&[], "--out");
+
+    let mut bytes = std::fs::read(&weights).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    let damaged = path("damaged.bpk");
+    std::fs::write(&damaged, &bytes).unwrap();
+    assert_refused(&["info", text(&damaged)], "checksum");
+    assert_refused(
+        &["sample", "--weights", text(&damaged), "--out", out_text],
+        "checksum",
+    );
+    assert_refused(&["info", text(&path("none.bpk"))], "cannot read");
+}
+
+#[test]
+fn what_cannot_be_trained_is_refused_in_one_line() {
+    let folder = tempdir().unwrap();
+    let run_folder = folder.path().join("run");
+    let data = excerpt();
+    let refused = |more: &[&str], word: &str| {
+        let common = ["train", "--run", text(&run_folder)];
+        assert_refused(&[&common[..], more].concat(), word);
+        assert!(!run_folder.exists(), "nothing is begun");
+    };
+    let cpu = ["--device", "cpu", "--data", text(&data)];
+    refused(&["--device", "gpu"], "auto, cuda");
+    refused(&[&cpu[..], &["--epochs", "0"]].concat(), "--epochs");
+    refused(&[&cpu[..], &["--batch-size", "0"]].concat(), "--batch-size");
+    refused(&[&cpu[..], &["--resume"]].concat(), "no run");
+    refused(
+        &["--device", "cpu", "--data", text(folder.path())],
+        "is missing",
+    );
+    assert_refused(&[], "expected a command");
+    assert_refused(&["evaluat"], "evaluat");
+    assert_refused(
+        &["export", text(&run_folder), "--out", "x.bpk"],
+        "no finished epoch",
+    );
+    for help in [&["--help"][..], &["train", "--help"], &["--version"]] {
+        assert!(run(help).status.success());
+    }
+}
