@@ -427,7 +427,8 @@ fn announced_port(output: impl Read + Send + 'static) -> u16 {
             .split_once("on port ")
             .or_else(|| line.split_once("Listening on "))?;
         let digits = rest.trim_end_matches('.').rsplit(':').next()?;
-        digits.trim().parse().ok()
+        // Chromium's first says which port it was asked for: 0, any.
+        digits.trim().parse().ok().filter(|port| *port != 0)
     });
     thread::spawn(move || lines.for_each(drop));
     port.expect("a driver announces its port")
