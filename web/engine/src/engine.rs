@@ -133,8 +133,11 @@ impl Engine {
         })?;
         drop(file);
 
-        self.page
-            .tell(&busy("Compiling the network's kernels"), &[]);
+        let next = match self.kind {
+            EngineKind::WebGpu => "Compiling the network for this GPU",
+            EngineKind::Cpu => "Trying the network",
+        };
+        self.page.tell(&busy(next), &[]);
         self.page.give_way().await;
         let answer = self.read(reading(weights.probe(&device))).await?;
         self.check(&answer, &weights.expected_probe)?;

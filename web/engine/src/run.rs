@@ -93,7 +93,7 @@ impl Engine {
                     Order::Step => asked += u32::from(paused),
                     Order::Stop => {
                         self.page.tell(&Event::Stopped { run }, &[]);
-                        return Ok(());
+                        return batches.discard(self).await;
                     }
                     Order::None => {}
                 }
@@ -179,6 +179,8 @@ struct Batches {
     begun: f64,
     /// How many frames make a batch now.
     full: usize,
+    /// Whether a single frame takes longer than a batch should: then none is computed ahead.
+    slow: bool,
     /// Batches being computed and read, oldest first.
     under_way: VecDeque<Batch>,
     /// When the last one arrived.
@@ -195,6 +197,7 @@ impl Batches {
             frames: Vec::new(),
             begun: 0.0,
             full: 1,
+            slow: false,
             under_way: VecDeque::new(),
             arrived: 0.0,
             ahead: opened.batches_ahead,
@@ -217,7 +220,8 @@ impl Batches {
     /// Sends the batch on its way, and waits until not too many are.
     async fn deliver(&mut self, engine: &Engine) -> Result<(), Failure> {
         self.read_frames();
-        while self.under_way.len() > self.ahead {
+        let ahead = if self.slow { 0 } else { self.ahead };
+        while self.under_way.len() > ahead {
             self.deliver_oldest(engine).await?;
         }
         Ok(())
@@ -228,6 +232,15 @@ impl Batches {
         self.read_frames();
         while !self.under_way.is_empty() {
             self.deliver_oldest(engine).await?;
+        }
+        Ok(())
+    }
+
+    /// Waits for all that is under way, and tells nobody. CubeCL uses the memory of a read that was
+    /// given up for the next one while the browser still writes to it.
+    async fn discard(&mut self, engine: &Engine) -> Result<(), Failure> {
+        for batch in mem::take(&mut self.under_way) {
+            engine.read(batch.data).await?;
         }
         Ok(())
     }
@@ -273,6 +286,7 @@ impl Batches {
 
         let frame_ms = (now() - begun.max(self.arrived)) / f64::from(count);
         self.arrived = now();
+        self.slow = frame_ms > self.target_ms;
         let fits = (self.target_ms / frame_ms.max(0.01)) as usize;
         self.full = fits.clamp(1, LONGEST_BATCH.min(2 * self.full));
         Ok(())

@@ -32,10 +32,11 @@ pub fn start(kind: EngineKind) {
     panic::set_hook(Box::new(|info| {
         console_error_panic_hook::hook(info);
         // The last words: WebAssembly traps after this, and the worker is of no more use.
+        let reason = info.payload_as_str().unwrap_or("for no known reason");
         send(
             &Event::Error {
                 code: ErrorCode::Engine,
-                message: format!("The engine stopped working ({info}). Reload the page."),
+                message: format!("The engine stopped working ({reason}). Reload the page."),
                 fatal: true,
             },
             &[],
