@@ -1,6 +1,7 @@
 //! The commands as a person meets them: the built program, its files and its exit status.
 
 use std::{
+    ops::ControlFlow,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     sync::Arc,
@@ -12,9 +13,16 @@ use burn::{
     module::{Module, ModuleVisitor, Param},
     tensor::Tensor,
 };
-use fashion_ddpm::{UNet, noise::PIXELS, weights::Index};
+use fashion_ddpm::{
+    Frame, Garment, Sampler, UNet,
+    noise::PIXELS,
+    weights::{Index, decode},
+};
 use tempfile::{TempDir, tempdir};
-use trainer::{Dataset, Split, Trainer, checkpoint};
+use trainer::{
+    Dataset, Split, Trainer, checkpoint,
+    sample::{Walk, walk},
+};
 
 /// A network for tests: 129,168 numbers at 7 x 7.
 const NETWORK: &str = r#"{"image_size": 28, "pixel_unshuffle": 4, "channels": [16], "blocks": 1,
@@ -262,6 +270,25 @@ fn samples_are_the_same_in_every_form() {
     sample(&["--count", "3", "--out", text(&png), "--frames", text(&film)]);
     let npy = std::fs::read(npy).unwrap();
     let pixels = &npy[npy.len() - 66 * PIXELS..];
+    // The second batch, from the library: images 64 and 65 of the seed and no others.
+    let device = kernels::cpu();
+    let model = decode(&std::fs::read(&weights).unwrap(), &device).unwrap();
+    let schedule = &model.diffusion.schedule;
+    let settings = Walk {
+        plan: Sampler::DpmSolverMultistep.plan(schedule, 4).unwrap(),
+        garment: Some(Garment::Bag),
+        guidance_scale: 2.0,
+        seed: 9,
+    };
+    let no_look = |_, _: &Frame| ControlFlow::<()>::Continue(());
+    let ControlFlow::Continue(last) =
+        walk(&model.unet, schedule, &settings, 64..66, &device, no_look)
+    else {
+        unreachable!("nobody breaks off")
+    };
+    assert_eq!(pixels[64 * PIXELS..], last);
+    assert_ne!(pixels[..2 * PIXELS], last);
+
     let grid = |path: &Path| image::open(path).unwrap().into_luma8();
     let picture = grid(&png);
     assert_eq!(picture.dimensions(), (56, 56));
