@@ -7,8 +7,9 @@ that points to x_t, the differences D0 and D1), the network layer by layer.
     python -m venv venv && venv/bin/pip install -r requirements.txt
     venv/bin/python reference.py
 
-reads ../data/tiny.bpk and the default weights of ../../web/weights and writes ../data/*.safetensors. Run it
-again whenever those weights change: the references name the SHA-256 of the file they belong to.
+reads ../data/tiny.bpk and the default weights of ../../web/weights and writes
+../data/*.safetensors. Run it again whenever that file is no longer among those that ship: the
+references name the SHA-256 of the weights they belong to.
 """
 
 import hashlib
