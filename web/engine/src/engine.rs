@@ -16,11 +16,11 @@ use crate::{
     wasm::{self, Message, Page},
 };
 
-/// The largest difference, at any pixel, between the stored answer and this device's.
+/// The largest difference allowed, at any pixel, between the stored answer and this device's.
 ///
-/// The answer is of order 1 and was computed in f32 with the same weights, so that only the order
-/// of summation differs. Measured over all devices at hand it stays below 1e-5; a single kernel that
-/// computes something else moves it by 0.1 and more.
+/// Both are computed in f32 from the same weights, so that only the order of summation differs: 3e-6
+/// on SwiftShader, Chromium's software GPU. There the answer moves by 0.04 to 6 where a single one
+/// of its 190 launches is left out. A GPU that rounds its exponentials more coarsely is welcome.
 const TOLERANCE: f32 = 1e-3;
 
 /// Images of one run; more would not fit a screen, nor their frames a tab's memory.
@@ -178,8 +178,11 @@ impl Engine {
     fn check(&self, answer: &TensorData, expected: &[f32]) -> Result<(), Failure> {
         let answer = values(answer);
         let difference = answer.iter().zip(expected).map(|(a, b)| (a - b).abs());
-        // A sum, not a maximum, which would ignore NaN; the tolerance holds for either.
-        let worst = difference.fold(0.0, |worst, d| if d <= worst { worst } else { d });
+        // The largest one, and NaN where there is any.
+        let worst = difference.fold(
+            0f32,
+            |worst, d| if d > worst || d.is_nan() { d } else { worst },
+        );
         if answer.len() == expected.len() && worst <= TOLERANCE {
             return Ok(());
         }
@@ -327,10 +330,13 @@ pub(crate) fn images(picture: &Picture) -> Result<u32, Failure> {
 
 /// Asks for a tensor's values; an error is the device's complaint.
 pub(crate) async fn reading(tensor: Tensor<4>) -> Result<TensorData, String> {
-    tensor
-        .into_data_async()
-        .await
-        .map_err(|error| error.to_string())
+    tensor.into_data_async().await.map_err(|error| {
+        // Errors come nested, over many lines; the innermost one says what happened.
+        let error = error.to_string();
+        let causes = error.split("Backtrace:").next().unwrap_or_default();
+        let innermost = causes.lines().rfind(|line| !line.trim().is_empty());
+        innermost.unwrap_or(causes).trim().to_owned()
+    })
 }
 
 /// The numbers of a tensor that was computed in f32.
