@@ -8,7 +8,7 @@
 use std::{
     env, fs,
     io::{self, BufRead, IsTerminal, Write},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
@@ -185,7 +185,7 @@ pub fn obtain(toolbox: &mut Toolbox, need: &Need) -> Result<(), Failure> {
             .and_then(|()| (need.check)(toolbox));
         match outcome {
             Ok(()) => return Ok(()),
-            Err(reason) => println!("        no: {reason}"),
+            Err(reason) => println!("        no, {reason}"),
         }
     }
     Err(Failure::Missing {
@@ -200,7 +200,8 @@ fn rustup(toolbox: &Toolbox, target: &str) -> Result<(), Failure> {
         .unwrap_or_else(|_| "https://static.rust-lang.org".to_owned());
     if toolbox.find("curl").is_some() {
         let nowhere = if cfg!(windows) { "NUL" } else { "/dev/null" };
-        run(curl(toolbox).args(["--head", "--output", nowhere, &server]))?;
+        run(curl(toolbox).args(["--head", "--output", nowhere, &server]))
+            .map_err(|_| Failure::Unexpected("it could not be reached".into()))?;
     }
     run(toolbox.command("rustup").args(["target", "add", target]))
 }
@@ -221,23 +222,32 @@ fn curl(toolbox: &Toolbox) -> Command {
 
 fn release(toolbox: &Toolbox, url: &str, folder: &str, nested: bool) -> Result<(), Failure> {
     let scratch = toolbox.scratch(folder)?;
-    // Relative names: a GNU tar on Windows takes `C:\...` for a host.
-    run(curl(toolbox)
-        .current_dir(&scratch)
-        .args(["--fail", "--output", "archive", url]))?;
-    let mut tar = toolbox.command("tar");
-    tar.current_dir(&scratch).args(["-xf", "archive"]);
-    if nested {
-        tar.arg("--strip-components=1");
+    let unpacked = unpack(toolbox, url, &scratch, nested);
+    if unpacked.is_err() {
+        fs::remove_dir_all(&scratch).map_err(Failure::file(&scratch))?;
+        return unpacked;
     }
-    run(&mut tar)?;
-    let archive = scratch.join("archive");
-    fs::remove_file(&archive).map_err(Failure::file(archive))?;
     let folder = toolbox.tools.join(folder);
     if folder.exists() {
         fs::remove_dir_all(&folder).map_err(Failure::file(&folder))?;
     }
     fs::rename(&scratch, &folder).map_err(Failure::file(folder))
+}
+
+fn unpack(toolbox: &Toolbox, url: &str, scratch: &Path, nested: bool) -> Result<(), Failure> {
+    // Relative names: a GNU tar on Windows takes `C:\...` for a host.
+    run(curl(toolbox)
+        .current_dir(scratch)
+        .args(["--fail", "--output", "archive", url]))
+    .map_err(|_| Failure::Unexpected("it could not be downloaded".into()))?;
+    let mut tar = toolbox.command("tar");
+    tar.current_dir(scratch).args(["-xf", "archive"]);
+    if nested {
+        tar.arg("--strip-components=1");
+    }
+    run(&mut tar)?;
+    let archive = scratch.join("archive");
+    fs::remove_file(&archive).map_err(Failure::file(archive))
 }
 
 fn crates_io(toolbox: &Toolbox, name: &str, version: &str, locked: bool) -> Result<(), Failure> {
@@ -270,6 +280,7 @@ fn npm(toolbox: &Toolbox, name: &str, version: &str) -> Result<(), Failure> {
         .current_dir(&folder)
         .stdout(Stdio::null())
         .args(["install", "--no-audit", "--no-fund", "--no-update-notifier"])
+        .arg("--loglevel=error")
         .args(["--fetch-timeout=20000", "--fetch-retries=1", "--prefix"])
         .arg(&folder)
         .arg(format!("{name}@{version}")))
@@ -289,7 +300,8 @@ fn browser(toolbox: &Toolbox, name: &str) -> Result<(), Failure> {
             .current_dir(&folder)
             .args(["--yes", "@puppeteer/browsers@2", "install", name, "--path"])
             .arg(&folder),
-    )?;
+    )
+    .map_err(|_| Failure::Unexpected("it could not be downloaded".into()))?;
     let path = installed_browser(&printed).ok_or_else(|| {
         Failure::Unexpected(format!(
             "`@puppeteer/browsers install {name}` was expected to print where it put it, and \

@@ -168,15 +168,12 @@ pub fn run(command: &mut Command) -> Result<(), Failure> {
     })
 }
 
-/// Runs a command for what it prints on stdout.
+/// Runs a command for what it prints on stdout; what it complains of is dropped.
 ///
 /// # Errors
 /// [`Failure::NotStarted`] or [`Failure::Failed`].
 pub fn read(command: &mut Command) -> Result<String, Failure> {
-    let output = command
-        .stderr(Stdio::inherit())
-        .output()
-        .map_err(not_started(command))?;
+    let output = command.output().map_err(not_started(command))?;
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
