@@ -24,8 +24,9 @@ const LINE: RGBColor = RGBColor(0x0b, 0x6b, 0xb8);
 pub fn draw(history: &[EpochRecord]) -> Result<String, Box<dyn Error>> {
     let last = history.last().expect("an epoch has ended");
     let losses = || history.iter().map(|record| record.loss.max(1e-9));
-    let low = losses().fold(f64::INFINITY, f64::min) / 1.08;
-    let high = losses().fold(0.0, f64::max) * 1.08;
+    // Room for the words under the last point.
+    let low = losses().fold(f64::INFINITY, f64::min) / 1.25;
+    let high = losses().fold(0.0, f64::max) * 1.1;
     let mut svg = String::new();
     {
         let root = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();
@@ -37,8 +38,10 @@ pub fn draw(history: &[EpochRecord]) -> Result<String, Box<dyn Error>> {
             .x_label_area_size(44)
             .y_label_area_size(64)
             .build_cartesian_2d(
-                0.0..f64::from(last.epoch.max(2)) * 1.02,
-                (low..high).log_scale(),
+                (0..last.epoch.max(2)).with_key_points(epochs(last.epoch)),
+                (low..high)
+                    .log_scale()
+                    .with_key_points(round_losses(low, high)),
             )?;
         chart
             .configure_mesh()
@@ -49,25 +52,38 @@ pub fn draw(history: &[EpochRecord]) -> Result<String, Box<dyn Error>> {
             .y_desc("loss (logarithmic)")
             .label_style(text(14))
             .axis_desc_style(text(15))
-            .x_labels(11)
-            .y_labels(8)
-            .x_label_formatter(&|x| format!("{x:.0}"))
-            .y_label_formatter(&|y| format!("{y:.4}"))
+            .y_label_formatter(&|y| format!("{y}"))
             .draw()?;
-        let points = || {
-            history
-                .iter()
-                .map(|r| (f64::from(r.epoch), r.loss.max(1e-9)))
-        };
+        let points = || history.iter().map(|r| (r.epoch, r.loss.max(1e-9)));
         chart.draw_series(LineSeries::new(points(), LINE.stroke_width(2)))?;
         chart.draw_series(points().map(|point| Circle::new(point, 3, LINE.filled())))?;
-        let place = (f64::from(last.epoch), last.loss.max(1e-9));
-        let style = text(15).pos(Pos::new(HPos::Right, VPos::Bottom));
+        let place = (last.epoch, last.loss.max(1e-9));
+        let style = text(15).pos(Pos::new(HPos::Right, VPos::Top));
         let label = format!("{:.4} after epoch {}", last.loss, last.epoch);
-        chart.draw_series([EmptyElement::at(place) + Text::new(label, (0, -10), style)])?;
+        chart.draw_series([EmptyElement::at(place) + Text::new(label, (0, 10), style)])?;
         root.present()?;
     }
     Ok(svg)
+}
+
+/// At most a dozen whole epochs to name on the axis.
+fn epochs(last: u32) -> Vec<u32> {
+    let step = [1, 2, 5, 10, 20, 50, 100]
+        .into_iter()
+        .find(|step| last / step <= 12)
+        .unwrap_or(200);
+    (0..=last).step_by(step as usize).collect()
+}
+
+/// The round numbers between two losses.
+fn round_losses(low: f64, high: f64) -> Vec<f64> {
+    let decades = (-9..4).flat_map(|exponent| {
+        let digits = ["1", "1.5", "2", "3", "4", "5", "6", "8"];
+        digits.map(|digits| format!("{digits}e{exponent}"))
+    });
+    // Read rather than multiplied: the nearest number to 0.15 is written 0.15 again.
+    let numbers = decades.map(|word| word.parse().expect("a number"));
+    numbers.filter(|loss| (low..=high).contains(loss)).collect()
 }
 
 #[cfg(test)]
@@ -97,6 +113,15 @@ mod tests {
             let points = svg.matches("<circle").count();
             assert_eq!(points, history.len());
         }
+    }
+
+    #[test]
+    fn axes_name_round_numbers() {
+        assert_eq!(epochs(1), [0, 1]);
+        assert_eq!(epochs(12).len(), 13);
+        assert_eq!(epochs(50)[..3], [0, 5, 10]);
+        assert!((1..=999).all(|last| (2..=14).contains(&epochs(last).len())));
+        assert_eq!(round_losses(0.041, 0.16), [0.05, 0.06, 0.08, 0.1, 0.15]);
     }
 
     /// On a logarithmic scale equal ratios are equal distances.

@@ -102,6 +102,18 @@ fn wait_for(path: &Path, child: &mut Child) {
     }
 }
 
+/// Ctrl-C, where a program can press it; elsewhere the run is killed twice.
+fn interrupt(child: &mut Child) {
+    #[cfg(unix)]
+    {
+        // SAFETY: the process is our own child and has not been waited for.
+        assert_eq!(unsafe { libc::kill(child.id() as i32, libc::SIGINT) }, 0);
+        assert!(child.wait().unwrap().success(), "Ctrl-C is no failure");
+    }
+    #[cfg(not(unix))]
+    child.kill().unwrap();
+}
+
 fn state(run: &Path) -> Trainer {
     let data = Arc::new(Dataset::read(&excerpt(), Split::Train).unwrap());
     let bytes = std::fs::read(run.join("checkpoint.bpk")).unwrap();
@@ -129,10 +141,7 @@ fn bits(model: &UNet) -> Vec<u32> {
 /// Stopped by Ctrl-C, gone on with, killed without warning, gone on with: the weights, the average
 /// and the losses are those of the run that nobody disturbed, bit for bit.
 #[test]
-#[cfg(unix)]
 fn a_killed_run_goes_on_as_if_it_had_not_been_killed() {
-    use std::os::unix::process::ExitStatusExt;
-
     let folder = tempdir().unwrap();
     let (calm, rough) = (folder.path().join("calm"), folder.path().join("rough"));
     let mut undisturbed = train(&calm, "4", &["--batch-size", "24"]).spawn().unwrap();
@@ -140,18 +149,15 @@ fn a_killed_run_goes_on_as_if_it_had_not_been_killed() {
     let mut child = train(&rough, "4", &["--batch-size", "24"]).spawn().unwrap();
     // The handler stands before the checkpoint does.
     wait_for(&rough.join("checkpoint.bpk"), &mut child);
-    // SAFETY: the process is our own child and has not been waited for.
-    assert_eq!(unsafe { libc::kill(child.id() as i32, libc::SIGINT) }, 0);
-    let status = child.wait().unwrap();
-    assert!(status.success(), "{status}");
+    interrupt(&mut child);
+    child.wait().unwrap();
     let stopped = state(&rough);
-    let position = stopped.position();
-    assert!(position.epoch == 0 && position.step < 42, "{position:?}");
+    assert!(stopped.position().epoch < 4, "it was broken off");
 
     let mut child = train(&rough, "4", &["--resume"]).spawn().unwrap();
     wait_for(&rough.join("ema/epoch-001.bpk"), &mut child);
     child.kill().unwrap();
-    assert_eq!(child.wait().unwrap().signal(), Some(libc::SIGKILL));
+    assert!(!child.wait().unwrap().success());
     assert!(state(&rough).position().epoch < 4);
 
     assert!(
