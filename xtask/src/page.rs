@@ -87,7 +87,8 @@ pub fn serve(toolbox: &Toolbox, first_port: u16) -> Result<(), Failure> {
         println!("\nThe page is at http://localhost:{port}/   (Ctrl-C ends)\n");
     });
     run(trunk(toolbox)
-        .args(["serve", "--address", "127.0.0.1", "--port"])
+        .args(["serve", "--disable-address-lookup", "true"])
+        .args(["--address", "127.0.0.1", "--port"])
         .arg(port.to_string()))
 }
 

@@ -7,7 +7,10 @@ use std::{env, ffi::OsString, fs, path::PathBuf};
 
 use crate::{
     Failure,
-    source::{DEBIAN_TOOLCHAIN, Need, Source, browser_note, debian_command, is_debian, obtain},
+    source::{
+        DEBIAN_TOOLCHAIN, DEBIAN_TOOLCHAIN_PACKAGES, Need, Source, browser_note, debian_command,
+        is_debian, obtain,
+    },
     toolbox::{Toolbox, read},
     version::{self, Version},
 };
@@ -134,7 +137,12 @@ fn wasm_target(toolbox: &mut Toolbox) -> Result<(), Failure> {
     let need = Need {
         what: "the standard library for WebAssembly".into(),
         sources: vec![Source::Rustup { target: WASM }, Source::DebianToolchain],
-        by_hand: format!("rustup target add {WASM}"),
+        by_hand: if is_debian() {
+            let install = debian_command(DEBIAN_TOOLCHAIN_PACKAGES);
+            format!("{install} && rustup toolchain link {DEBIAN_TOOLCHAIN} /usr")
+        } else {
+            format!("rustup target add {WASM}")
+        },
         check: &|toolbox| {
             if has_wasm_target(toolbox) || has_debian_toolchain(toolbox) {
                 Ok(())

@@ -59,7 +59,8 @@ pub enum Source {
 /// rustup's name for the toolchain of [`Source::DebianToolchain`].
 pub const DEBIAN_TOOLCHAIN: &str = "debian";
 
-const DEBIAN_TOOLCHAIN_PACKAGES: &[&str] = &[
+/// What [`Source::DebianToolchain`] installs.
+pub const DEBIAN_TOOLCHAIN_PACKAGES: &[&str] = &[
     "rustc-web",
     "cargo-web",
     "rust-web-src",
