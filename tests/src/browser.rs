@@ -21,8 +21,10 @@ use crate::prepared;
 pub enum Gpu {
     /// SwiftShader, a complete WebGPU adapter in software.
     Software,
-    /// `navigator.gpu` is missing or has no adapter.
-    None,
+    /// `navigator.gpu` is there, and no adapter: what Chromium says on a machine without a GPU.
+    NoAdapter,
+    /// There is no `navigator.gpu`, as in browsers without WebGPU.
+    Missing,
 }
 
 /// One browser at a time: two that compute would starve each other on a small machine.
@@ -69,13 +71,12 @@ impl Browser {
             "--no-first-run",
             "--window-size=1280,1000",
         ];
-        match gpu {
-            Gpu::Software => arguments.extend([
+        if gpu == Gpu::Software {
+            arguments.extend([
                 "--enable-unsafe-webgpu",
                 "--use-webgpu-adapter=swiftshader",
                 "--enable-features=Vulkan",
-            ]),
-            Gpu::None => arguments.push("--disable-features=WebGPU,WebGPUService"),
+            ]);
         }
         let capabilities = json!({
             "browserName": "chrome",
@@ -87,9 +88,15 @@ impl Browser {
         });
         let driver = prepared("FASHION_DDPM_CHROMEDRIVER");
         let browser = Self::start(driver, &["--port=0"], &capabilities, true);
-        let listen = json!({ "cmd": "Page.addScriptToEvaluateOnNewDocument",
-            "params": { "source": LISTEN } });
-        browser.post("goog/cdp/execute", &listen);
+        let at_first = |source: &str| {
+            let script = json!({ "cmd": "Page.addScriptToEvaluateOnNewDocument",
+                "params": { "source": source } });
+            browser.post("goog/cdp/execute", &script);
+        };
+        at_first(LISTEN);
+        if gpu == Gpu::Missing {
+            at_first("delete Navigator.prototype.gpu");
+        }
         browser
     }
 
@@ -397,13 +404,17 @@ impl Browser {
             .to_owned()
     }
 
-    /// What the page has said to its console since last asked, warnings and errors only. Chromium.
+    /// Errors in the console since last asked, and warnings that are the page's own words rather than
+    /// the browser's (which warns wherever it has no adapter to offer). Chromium.
     #[track_caller]
     pub fn complaints(&self) -> Vec<String> {
         let log = self.post("se/log", &json!({ "type": "browser" }));
         let log: Vec<Value> = serde_json::from_value(log).expect("a list");
         log.iter()
-            .filter(|entry| entry["level"] == "SEVERE" || entry["level"] == "WARNING")
+            .filter(|entry| {
+                let warned = entry["level"] == "WARNING" && entry["source"] == "console-api";
+                entry["level"] == "SEVERE" || warned
+            })
             .map(|entry| format!("{}: {}", entry["level"], entry["message"]))
             .collect()
     }
@@ -440,7 +451,8 @@ for (const kind of Object.keys(window.ddpmEvents)) {
     document.addEventListener('ddpm:' + kind, ({ detail }) => {
         const plain = { ...detail };
         if (plain.pixels) {
-            plain.isBytes = plain.pixels instanceof Uint8Array;
+            // Firefox lends scripts a global of their own, where `instanceof` says no.
+            plain.isBytes = String(plain.pixels[Symbol.toStringTag]) == 'Uint8Array';
             plain.pixels = Array.from(plain.pixels);
         }
         window.ddpmEvents[kind].push(plain);

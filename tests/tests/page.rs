@@ -519,7 +519,7 @@ fn settled(browser: &Browser) -> u64 {
 #[test]
 fn pause_step_resume_and_stop() {
     let server = Server::of(dist());
-    let browser = Browser::chromium(Gpu::None);
+    let browser = Browser::chromium(Gpu::NoAdapter);
     open(&browser, &server, "?engine=cpu&seed=3");
     assert!(!browser.is_enabled(&browser.find("button", "Next step")));
     assert!(!browser.is_enabled(&browser.find("button", "Stop")));
@@ -575,7 +575,7 @@ fn pause_step_resume_and_stop() {
 #[test]
 fn a_link_is_a_picture() {
     let server = Server::of(dist());
-    let browser = Browser::chromium(Gpu::None);
+    let browser = Browser::chromium(Gpu::NoAdapter);
     let epoch = default_entry().epoch;
     let query = format!(
         "?engine=cpu&seed=123&garment=bag&sampler=dpm&steps=12&guidance=2&count=4&epoch={epoch}"
@@ -630,10 +630,10 @@ fn a_link_is_a_picture() {
     assert_quiet(&browser);
 }
 
-/// `auto` on a machine without WebGPU, and on one that has it in software only.
+/// `auto` in a browser without WebGPU, on a machine without a GPU, and with a software adapter.
 #[test]
 fn without_webgpu_the_cpu_engine_takes_over_and_says_why() {
-    for gpu in [Gpu::None, Gpu::Software] {
+    for gpu in [Gpu::Missing, Gpu::NoAdapter, Gpu::Software] {
         let server = Server::of(dist());
         let browser = Browser::chromium(gpu);
         open(&browser, &server, "?sampler=ddim&steps=2");
@@ -641,7 +641,8 @@ fn without_webgpu_the_cpu_engine_takes_over_and_says_why() {
         let status = browser.status();
         assert!(status.contains("CPU (WebAssembly)"), "{status}");
         let reason = match gpu {
-            Gpu::None => "WebGPU",
+            Gpu::Missing => "WebGPU",
+            Gpu::NoAdapter => "adapter",
             Gpu::Software => "software",
         };
         assert!(status.contains(reason), "no reason: {status}");
@@ -668,7 +669,7 @@ fn bad_weights_become_a_sentence() {
     ] {
         let server = Server::of(dist());
         server.fault(file, fault);
-        let browser = Browser::chromium(Gpu::None);
+        let browser = Browser::chromium(Gpu::NoAdapter);
         browser.open(&server.url("?engine=cpu"));
         let error = browser.wait_for("error");
         let what = format!("{file} {fault:?}: {error}");
@@ -695,7 +696,7 @@ fn late_weights_are_waited_for() {
     let server = Server::of(dist());
     let file = format!("weights/{}", default_entry().file);
     server.fault(&file, Fault::Delayed(Duration::from_secs(3)));
-    let browser = Browser::chromium(Gpu::None);
+    let browser = Browser::chromium(Gpu::NoAdapter);
     browser.open(&server.url("?engine=cpu&sampler=ddim&steps=2"));
     assert!(!browser.is_enabled(&browser.find("button", "Sample a garment")));
     browser.click(&browser.wait_enabled("button", "Sample a garment"));
