@@ -8,6 +8,7 @@
 
 use std::{
     ffi::OsStr,
+    fs,
     io::{BufRead, BufReader},
     process::{Command, Stdio},
     time::{Duration, Instant},
@@ -105,7 +106,13 @@ fn run_all(toolbox: &mut Toolbox, report: &mut Report) -> Result<(), Failure> {
         .args(["--no-default-features", "--no-run"]);
     report.phase("compiling the tests", || run(&mut compile))?;
     let mut closing_lines = Vec::new();
-    let outcome = report.phase("tests", || run_tests(&mut tests, &mut closing_lines));
+    let outcome = report.phase("tests", || {
+        echo(&mut tests, |line| {
+            if line.starts_with("test result:") {
+                closing_lines.push(line.to_owned());
+            }
+        })
+    });
     report.closing_lines = closing_lines;
     outcome
 }
@@ -138,32 +145,28 @@ fn browser(mut command: Command, toolbox: &Toolbox) -> Command {
     command
 }
 
-/// Runs tests, showing their output and keeping the closing line of each test program.
-fn run_tests(command: &mut Command, closing_lines: &mut Vec<String>) -> Result<(), Failure> {
-    let failed = |command: &Command, status: String| Failure::Failed {
-        command: describe(command),
-        status,
-    };
+/// Runs a command, showing what it prints and handing on each line.
+fn echo(command: &mut Command, mut line: impl FnMut(&str)) -> Result<(), Failure> {
     let mut child = command
         .stdout(Stdio::piped())
         .spawn()
         .map_err(not_started(command))?;
     if let Some(output) = child.stdout.take() {
-        for line in BufReader::new(output).split(b'\n') {
-            let line = line.map_err(Failure::file("the tests' output"))?;
-            let line = String::from_utf8_lossy(&line);
-            println!("{line}");
-            if line.starts_with("test result:") {
-                closing_lines.push(line.into_owned());
-            }
+        for bytes in BufReader::new(output).split(b'\n') {
+            let bytes = bytes.map_err(Failure::file("stdout"))?;
+            let text = String::from_utf8_lossy(&bytes);
+            println!("{text}");
+            line(&text);
         }
     }
     let status = child.wait().map_err(not_started(command))?;
     if status.success() {
-        Ok(())
-    } else {
-        Err(failed(command, status.to_string()))
+        return Ok(());
     }
+    Err(Failure::Failed {
+        command: describe(command),
+        status: status.to_string(),
+    })
 }
 
 /// What took how long.
@@ -253,11 +256,12 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn the_tests_closing_lines_are_kept() {
-        let mut kept = Vec::new();
-        let script = "echo noise; echo 'test result: ok. 2 passed; 0 failed'; exit 1";
-        let outcome = run_tests(Command::new("sh").args(["-c", script]), &mut kept);
+    fn what_a_failing_program_printed_is_handed_on() {
+        let mut lines = Vec::new();
+        let mut program = Command::new("sh");
+        program.args(["-c", "echo one; printf 'tw\\377'; exit 1"]);
+        let outcome = echo(&mut program, |line| lines.push(line.to_owned()));
         assert!(matches!(outcome, Err(Failure::Failed { .. })));
-        assert_eq!(kept, ["test result: ok. 2 passed; 0 failed"]);
+        assert_eq!(lines, ["one", "tw\u{fffd}"]);
     }
 }
