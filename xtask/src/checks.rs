@@ -122,13 +122,18 @@ fn run_all(toolbox: &mut Toolbox, report: &mut Report) -> Result<(), Failure> {
 /// # Errors
 /// [`Failure::Failed`] where a bench fails to compile or to run.
 pub fn bench(toolbox: &Toolbox) -> Result<(), Failure> {
-    run(cargo(toolbox, "bench").args(&NATIVE[1..]).args([
-        "--no-default-features",
-        "--bench",
-        "*",
-    ]))?;
-    let figures = toolbox.target.join("criterion");
-    println!("\nThe figures are in {}", figures.display());
+    let mut figures = String::new();
+    let mut benches = cargo(toolbox, "bench");
+    benches
+        .args(&NATIVE[1..])
+        .args(["--no-default-features", "--bench", "*"]);
+    echo(&mut benches, |line| {
+        figures.push_str(line);
+        figures.push('\n');
+    })?;
+    let file = toolbox.target.join("bench.txt");
+    fs::write(&file, figures).map_err(Failure::file(&file))?;
+    println!("\nThese figures are also in {}", file.display());
     Ok(())
 }
 
