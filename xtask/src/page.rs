@@ -50,6 +50,9 @@ const WASM_FEATURES: [&str; 7] = [
     "--enable-simd",
 ];
 
+/// What takes longest to build, in cargo's target directory.
+const WEBGPU_MODULE: &str = "wasm32-unknown-unknown/web/engine-webgpu.wasm";
+
 const BUILD_META: &str = "<meta name=\"build\" content=\"";
 
 /// The finished page.
@@ -62,6 +65,12 @@ pub fn dist(toolbox: &Toolbox) -> PathBuf {
 /// # Errors
 /// [`Failure::Failed`] where Trunk failed; it has said why.
 pub fn build(toolbox: &Toolbox, public_url: &OsStr) -> Result<(), Failure> {
+    if !toolbox.target.join(WEBGPU_MODULE).exists() {
+        println!(
+            "building the page; the first time, Burn is compiled for the browser: about 20 minutes \
+             on two cores"
+        );
+    }
     let mut trunk = trunk(toolbox);
     run(trunk.arg("build").arg("--public-url").arg(public_url))
 }
