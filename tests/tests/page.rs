@@ -641,8 +641,7 @@ fn without_webgpu_the_cpu_engine_takes_over_and_says_why() {
         let status = browser.status();
         assert!(status.contains("CPU (WebAssembly)"), "{status}");
         let reason = match gpu {
-            Gpu::Missing => "WebGPU",
-            Gpu::NoAdapter => "adapter",
+            Gpu::Missing | Gpu::NoAdapter => "WebGPU",
             Gpu::Software => "software",
         };
         assert!(status.contains(reason), "no reason: {status}");
