@@ -1,0 +1,161 @@
+//! The border with the browser: finding, changing, listening, asking.
+
+use js_sys::{Function, Promise, Reflect, Uint8Array};
+use serde::{Serialize, de::DeserializeOwned};
+use wasm_bindgen::{JsCast, prelude::*};
+use wasm_bindgen_futures::JsFuture;
+use web_sys::{CustomEvent, CustomEventInit, Document, Element, Event, RequestCache, RequestInit};
+
+/// The browser's window.
+///
+/// # Panics
+/// Outside of one: this is a page.
+pub fn window() -> web_sys::Window {
+    web_sys::window().expect("a page has a window")
+}
+
+/// The page.
+///
+/// # Panics
+/// Outside of a browser.
+pub fn document() -> Document {
+    window().document().expect("a window has a document")
+}
+
+/// The element of this id.
+///
+/// # Panics
+/// Where index.html and this program do not fit each other.
+pub fn find<T: JsCast>(id: &str) -> T {
+    document()
+        .get_element_by_id(id)
+        .and_then(|element| element.dyn_into().ok())
+        .unwrap_or_else(|| panic!("index.html has no proper #{id}"))
+}
+
+/// The content of a `<meta>`.
+pub fn meta(name: &str) -> Option<String> {
+    let selector = format!("meta[name={name}]");
+    document().query_selector(&selector).ok()??.get_attribute("content")
+}
+
+/// Sets an element's text, if it is another one: a live region is read out at every change.
+pub fn set_text(element: &Element, text: &str) {
+    if element.text_content().as_deref() != Some(text) {
+        element.set_text_content(Some(text));
+    }
+}
+
+/// Sets an attribute, if it is another one.
+pub fn set_attribute(element: &Element, name: &str, value: &str) {
+    if element.get_attribute(name).as_deref() != Some(value) {
+        // The names are ours, and valid.
+        let _ = element.set_attribute(name, value);
+    }
+}
+
+/// Calls back at every event of this kind, for as long as the page lives.
+pub fn listen(target: &web_sys::EventTarget, kind: &str, callback: impl FnMut(Event) + 'static) {
+    let closure = Closure::<dyn FnMut(Event)>::new(callback).into_js_value();
+    let _ = target.add_event_listener_with_callback(kind, closure.unchecked_ref());
+}
+
+/// Calls back before the display is refreshed next.
+pub fn before_refresh(callback: impl FnOnce(f64) + 'static) {
+    let closure = Closure::once_into_js(callback);
+    let _ = window().request_animation_frame(closure.unchecked_ref());
+}
+
+/// Calls back after so many milliseconds.
+pub fn after(milliseconds: i32, callback: impl FnOnce() + 'static) {
+    let closure = Closure::once_into_js(callback);
+    let _ = window()
+        .set_timeout_with_callback_and_timeout_and_arguments_0(closure.unchecked_ref(), milliseconds);
+}
+
+/// Milliseconds since the page was opened.
+pub fn now() -> f64 {
+    window().performance().map_or(0.0, |performance| performance.now())
+}
+
+/// Any seed, each as likely.
+pub fn any_seed() -> u32 {
+    (js_sys::Math::random() * 4_294_967_296.0) as u32
+}
+
+/// Whether a media query matches.
+pub fn media(query: &str) -> bool {
+    window()
+        .match_media(query)
+        .ok()
+        .flatten()
+        .is_some_and(|list| list.matches())
+}
+
+/// A property, or undefined where there is none to be had.
+pub fn get(object: &JsValue, key: &str) -> JsValue {
+    Reflect::get(object, &key.into()).unwrap_or(JsValue::UNDEFINED)
+}
+
+/// Calls a method that answers with a promise; `None` where there is no such method or it fails.
+pub async fn ask(object: &JsValue, method: &str, argument: &JsValue) -> Option<JsValue> {
+    let method = get(object, method).dyn_into::<Function>().ok()?;
+    let promise: Promise = method.call1(object, argument).ok()?.dyn_into().ok()?;
+    JsFuture::from(promise).await.ok()
+}
+
+/// What an exception says.
+pub fn words(error: &JsValue) -> String {
+    get(error, "message")
+        .as_string()
+        .or_else(|| error.as_string())
+        .unwrap_or_else(|| "for no known reason".to_owned())
+}
+
+/// A plain JavaScript object.
+pub fn plain(value: &impl Serialize) -> JsValue {
+    // Plain data, whose serialisation does not fail.
+    value
+        .serialize(&serde_wasm_bindgen::Serializer::json_compatible())
+        .unwrap_or_default()
+}
+
+/// Tells whoever embeds the page.
+pub fn dispatch(kind: &str, detail: &JsValue) {
+    let init = CustomEventInit::new();
+    init.set_detail(detail);
+    if let Ok(event) = CustomEvent::new_with_event_init_dict(kind, &init) {
+        let _ = document().dispatch_event(&event);
+    }
+}
+
+/// Bytes for JavaScript.
+pub fn bytes(bytes: &[u8]) -> JsValue {
+    Uint8Array::from(bytes).into()
+}
+
+/// An address relative to the page, in full.
+pub fn absolute(address: &str) -> String {
+    let base = document().base_uri().ok().flatten().unwrap_or_default();
+    web_sys::Url::new_with_base(address, &base).map_or_else(|_| address.to_owned(), |url| url.href())
+}
+
+/// Fetches a JSON file that may have changed since the last visit.
+///
+/// # Errors
+/// What went wrong, as the end of a sentence.
+pub async fn fetch_json<T: DeserializeOwned>(address: &str) -> Result<T, String> {
+    let options = RequestInit::new();
+    options.set_cache(RequestCache::NoCache);
+    let response = JsFuture::from(window().fetch_with_str_and_init(address, &options))
+        .await
+        .map_err(|error| format!("the connection failed: {}", words(&error)))?;
+    let response: web_sys::Response = response.unchecked_into();
+    if !response.ok() {
+        return Err(format!("the server answered {}", response.status()));
+    }
+    let json = async { JsFuture::from(response.json()?).await }
+        .await
+        .map_err(|error| format!("it is no JSON: {}", words(&error)))?;
+    serde_wasm_bindgen::from_value(json).map_err(|error| format!("it is no such list: {error}"))
+}

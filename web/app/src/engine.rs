@@ -1,0 +1,176 @@
+//! Chooses an engine, starts it in a worker and talks to it.
+
+use js_sys::{Array, Float32Array, Object, Reflect};
+use protocol::{EngineKind, ErrorCode, Event, Request};
+use wasm_bindgen::{JsCast, prelude::*};
+use web_sys::{ErrorEvent, MessageEvent, Worker, WorkerOptions, WorkerType};
+
+use crate::{
+    dom::{absolute, ask, get, plain, window, words},
+    state::EngineChoice,
+};
+
+/// What the CPU engine is taken for instead of WebGPU, as a sentence.
+type Reason = String;
+
+/// Chooses the engine: WebGPU on a hardware adapter that has what CubeCL needs, else the CPU,
+/// without a download of the GPU's build.
+pub async fn choose(choice: EngineChoice) -> (EngineKind, Option<Reason>) {
+    let lacking = match choice {
+        EngineChoice::Cpu => return (EngineKind::Cpu, None),
+        EngineChoice::WebGpu => lacking(true).await,
+        EngineChoice::Auto => lacking(false).await,
+    };
+    match lacking {
+        None => (EngineKind::WebGpu, None),
+        reason => (EngineKind::Cpu, reason),
+    }
+}
+
+/// Why WebGPU is not to be used here.
+async fn lacking(software_will_do: bool) -> Option<Reason> {
+    let gpu = get(&window().navigator(), "gpu");
+    if !gpu.is_object() {
+        let reason = match window().is_secure_context() {
+            true => "This browser offers no WebGPU.",
+            false => "WebGPU needs a page from https or localhost.",
+        };
+        return Some(reason.to_owned());
+    }
+    let options = Object::new();
+    let _ = Reflect::set(&options, &"powerPreference".into(), &"high-performance".into());
+    let adapter = ask(&gpu, "requestAdapter", &options).await;
+    let Some(adapter) = adapter.filter(JsValue::is_object) else {
+        return Some("WebGPU finds no graphics card here.".to_owned());
+    };
+    let info = get(&adapter, "info");
+    let word = |key| get(&info, key).as_string().unwrap_or_default();
+    let name = ["vendor", "architecture", "device", "description"].map(word);
+    let name = name.join(" ").to_lowercase();
+    let software = get(&info, "isFallbackAdapter").is_truthy()
+        || get(&adapter, "isFallbackAdapter").is_truthy()
+        || ["swiftshader", "llvmpipe", "softpipe", "lavapipe", "basic render"]
+            .iter()
+            .any(|renderer| name.contains(renderer));
+    if software && !software_will_do {
+        return Some("WebGPU has only a software adapter here, which is slower.".to_owned());
+    }
+    let features = get(&adapter, "features");
+    let timestamps = get(&features, "has")
+        .dyn_into::<js_sys::Function>()
+        .and_then(|has| has.call1(&features, &"timestamp-query".into()))
+        .is_ok_and(|has| has.is_truthy());
+    (!timestamps).then(|| "This graphics card lacks the WebGPU feature timestamp-query.".to_owned())
+}
+
+/// An engine in its worker.
+pub struct Engine {
+    /// Which build.
+    pub kind: EngineKind,
+    worker: Worker,
+    // Called by the worker for as long as it lives.
+    _on_message: Closure<dyn FnMut(MessageEvent)>,
+    _on_error: Closure<dyn FnMut(web_sys::Event)>,
+}
+
+impl Engine {
+    /// Starts the engine of this kind and build; `told` gets whatever it says, with the numbers that
+    /// came along.
+    ///
+    /// # Errors
+    /// A sentence for the status line.
+    pub fn start(
+        kind: EngineKind,
+        build: &str,
+        told: impl Fn(Event, Vec<Vec<f32>>) + Clone + 'static,
+    ) -> Result<Self, String> {
+        let name = match kind {
+            EngineKind::WebGpu => "engine-webgpu",
+            EngineKind::Cpu => "engine-cpu",
+        };
+        let options = WorkerOptions::new();
+        options.set_type(WorkerType::Module);
+        let address = absolute(&format!("worker.js?v={build}"));
+        let worker = Worker::new_with_options(&address, &options)
+            .map_err(|error| unable(&words(&error)))?;
+
+        let on_message = Closure::<dyn FnMut(MessageEvent)>::new({
+            let told = told.clone();
+            move |event: MessageEvent| {
+                let parts: Array = event.data().unchecked_into();
+                match serde_wasm_bindgen::from_value(parts.get(0)) {
+                    Ok(event) => {
+                        let buffers = parts.iter().skip(1);
+                        told(event, buffers.map(|b| Float32Array::new(&b).to_vec()).collect());
+                    }
+                    Err(error) => told(fatal(&unable(&error.to_string())), vec![]),
+                }
+            }
+        });
+        let on_error = Closure::<dyn FnMut(web_sys::Event)>::new(move |event: web_sys::Event| {
+            // A worker that could not be loaded says nothing more than that.
+            let reason = event
+                .dyn_ref::<ErrorEvent>()
+                .map(ErrorEvent::message)
+                .filter(|message| !message.is_empty())
+                .unwrap_or_else(|| "worker.js could not be loaded".to_owned());
+            told(fatal(&unable(&reason)), vec![]);
+        });
+        worker.set_onmessage(Some(on_message.as_ref().unchecked_ref()));
+        worker.set_onerror(Some(on_error.as_ref().unchecked_ref()));
+        worker.set_onmessageerror(Some(on_error.as_ref().unchecked_ref()));
+
+        let start = Object::new();
+        for (key, value) in [
+            ("engine", name.trim_start_matches("engine-").to_owned()),
+            ("js", absolute(&format!("{name}.js?v={build}"))),
+            ("wasm", absolute(&format!("{name}_bg.wasm?v={build}"))),
+        ] {
+            let _ = Reflect::set(&start, &key.into(), &value.into());
+        }
+        worker.post_message(&start).map_err(|error| unable(&words(&error)))?;
+        Ok(Self {
+            kind,
+            worker,
+            _on_message: on_message,
+            _on_error: on_error,
+        })
+    }
+
+    /// Asks for something; `values` go along.
+    pub fn ask(&self, request: &Request, values: Option<&[f32]>) {
+        let message = Array::of1(&plain(request));
+        let transfer = Array::new();
+        if let Some(values) = values {
+            let buffer = Float32Array::from(values).buffer();
+            message.push(&buffer);
+            transfer.push(&buffer);
+        }
+        let _ = self.worker.post_message_with_transfer(&message, &transfer);
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.worker.set_onmessage(None);
+        self.worker.set_onerror(None);
+        self.worker.set_onmessageerror(None);
+        self.worker.terminate();
+    }
+}
+
+fn fatal(message: &str) -> Event {
+    Event::Error {
+        code: ErrorCode::Engine,
+        message: message.to_owned(),
+        fatal: true,
+    }
+}
+
+fn unable(reason: &str) -> String {
+    format!(
+        "The engine does not run ({}). Reload the page; if that does not help, try a current \
+         Chrome, Edge, Firefox or Safari.",
+        reason.trim_end_matches('.')
+    )
+}

@@ -1,0 +1,333 @@
+//! Everything the page's address can hold, in one typed list: a link is a picture.
+
+use std::{fmt::Write, ops::RangeInclusive};
+
+use protocol::Picture;
+
+/// Slugs of the garments, as in the page's choice and the trainer's commands; `any` is no label.
+pub const GARMENTS: [&str; 11] = [
+    "any",
+    "t-shirt",
+    "trouser",
+    "pullover",
+    "dress",
+    "coat",
+    "sandal",
+    "shirt",
+    "sneaker",
+    "bag",
+    "ankle-boot",
+];
+
+/// Numbers of images that make a square.
+pub const COUNTS: [u32; 4] = [1, 4, 9, 16];
+
+const STEPS: RangeInclusive<u32> = 1..=1000;
+const GUIDANCE: RangeInclusive<f64> = 0.0..=8.0;
+
+/// Which engine is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EngineChoice {
+    /// WebGPU where there is a good one, else the CPU.
+    Auto,
+    /// WebGPU, in software too.
+    WebGpu,
+    /// The CPU.
+    Cpu,
+}
+
+/// A way through the reverse process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sampler {
+    /// Algorithm 2.
+    Ddpm,
+    /// DDIM.
+    Ddim,
+    /// DPM-Solver++(2M).
+    Dpm,
+}
+
+impl Sampler {
+    /// From the word in links.
+    pub fn parse(slug: &str) -> Option<Self> {
+        [Self::Ddpm, Self::Ddim, Self::Dpm]
+            .into_iter()
+            .find(|sampler| sampler.slug() == slug)
+    }
+
+    /// The word in links.
+    pub fn slug(self) -> &'static str {
+        match self {
+            Self::Ddpm => "ddpm",
+            Self::Ddim => "ddim",
+            Self::Dpm => "dpm",
+        }
+    }
+
+    /// The word in text.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ddpm => "DDPM",
+            Self::Ddim => "DDIM",
+            Self::Dpm => "DPM-Solver++",
+        }
+    }
+
+    /// As many steps as one takes with it.
+    pub fn usual_steps(self) -> u32 {
+        match self {
+            Self::Ddpm => 1000,
+            Self::Ddim => 50,
+            Self::Dpm => 20,
+        }
+    }
+}
+
+/// What a link holds.
+#[derive(Debug, Clone, PartialEq)]
+pub struct State {
+    /// `engine`
+    pub engine: EngineChoice,
+    /// `seed`
+    pub seed: u32,
+    /// `garment`, one of [`GARMENTS`].
+    pub garment: &'static str,
+    /// `sampler`
+    pub sampler: Sampler,
+    /// `steps`, 1 to 1000.
+    pub steps: u32,
+    /// `guidance`, 0 to 8; 1 is off.
+    pub guidance: f64,
+    /// `count`, one of [`COUNTS`].
+    pub count: u32,
+    /// `epoch`; `None` is the default one of the index.
+    pub epoch: Option<u32>,
+    /// `autoplay`: start as soon as the engine is ready.
+    pub autoplay: bool,
+}
+
+impl State {
+    /// What the page has of itself, with this seed.
+    pub fn with_seed(seed: u32) -> Self {
+        Self {
+            engine: EngineChoice::Auto,
+            seed,
+            garment: GARMENTS[0],
+            sampler: Sampler::Ddpm,
+            steps: Sampler::Ddpm.usual_steps(),
+            guidance: 1.0,
+            count: 1,
+            epoch: None,
+            autoplay: false,
+        }
+    }
+
+    /// Reads a link's parameters. Where one makes no sense it is left out, and a sentence says so.
+    pub fn parse(
+        parameters: impl IntoIterator<Item = (String, String)>,
+        any_seed: u32,
+    ) -> (Self, Vec<String>) {
+        let mut state = Self::with_seed(any_seed);
+        let mut steps = None;
+        let mut sentences = Vec::new();
+        for (key, value) in parameters {
+            let expected = match key.as_str() {
+                "engine" => take(&mut state.engine, engine(&value), "auto, webgpu or cpu"),
+                "seed" => take(
+                    &mut state.seed,
+                    value.parse().ok(),
+                    "a whole number from 0 to 4294967295",
+                ),
+                "garment" => take(
+                    &mut state.garment,
+                    garment(&value),
+                    "a garment or any, for example ankle-boot",
+                ),
+                "sampler" => take(
+                    &mut state.sampler,
+                    Sampler::parse(&value),
+                    "ddpm, ddim or dpm",
+                ),
+                "steps" => take(
+                    &mut steps,
+                    within(&value, STEPS).map(Some),
+                    "a whole number from 1 to 1000",
+                ),
+                "guidance" => take(
+                    &mut state.guidance,
+                    within(&value, GUIDANCE),
+                    "a number from 0 to 8",
+                ),
+                "count" => take(
+                    &mut state.count,
+                    value.parse().ok().filter(|count| COUNTS.contains(count)),
+                    "1, 4, 9 or 16",
+                ),
+                "epoch" => take(
+                    &mut state.epoch,
+                    value.parse().ok().map(Some),
+                    "the number of an epoch",
+                ),
+                "autoplay" => take(&mut state.autoplay, flag(&value), "0 or 1"),
+                // Somebody else's.
+                _ => None,
+            };
+            if let Some(expected) = expected {
+                let shown: String = value.chars().take(40).collect();
+                sentences.push(format!(
+                    "The link says {key}={shown}, which should be {expected}; it was left out."
+                ));
+            }
+        }
+        state.steps = steps.unwrap_or(state.sampler.usual_steps());
+        (state, sentences)
+    }
+
+    /// The query of a link, from its question mark on. All that makes the picture is in it, so that
+    /// it stays the same picture when the page's own choices change.
+    pub fn query(&self) -> String {
+        let mut query = format!(
+            "?seed={}&garment={}&sampler={}&steps={}&guidance={}&count={}",
+            self.seed,
+            self.garment,
+            self.sampler.slug(),
+            self.steps,
+            self.guidance,
+            self.count
+        );
+        if let Some(epoch) = self.epoch {
+            let _ = write!(query, "&epoch={epoch}");
+        }
+        query += match self.engine {
+            EngineChoice::Auto => "",
+            EngineChoice::WebGpu => "&engine=webgpu",
+            EngineChoice::Cpu => "&engine=cpu",
+        };
+        if self.autoplay {
+            query += "&autoplay=1";
+        }
+        query
+    }
+
+    /// What the engine is asked for.
+    pub fn picture(&self) -> Picture {
+        Picture {
+            seed: self.seed,
+            garment: self.garment.to_owned(),
+            sampler: self.sampler.slug().to_owned(),
+            steps: self.steps,
+            guidance: self.guidance,
+            count: self.count,
+        }
+    }
+}
+
+/// Sets `place` to a valid value; gives back what was expected where it is none.
+fn take<T>(place: &mut T, value: Option<T>, expected: &'static str) -> Option<&'static str> {
+    match value {
+        Some(value) => {
+            *place = value;
+            None
+        }
+        None => Some(expected),
+    }
+}
+
+/// The garment of this slug.
+pub fn garment(slug: &str) -> Option<&'static str> {
+    GARMENTS.into_iter().find(|known| *known == slug)
+}
+
+fn engine(value: &str) -> Option<EngineChoice> {
+    match value {
+        "auto" => Some(EngineChoice::Auto),
+        "webgpu" => Some(EngineChoice::WebGpu),
+        "cpu" => Some(EngineChoice::Cpu),
+        _ => None,
+    }
+}
+
+fn flag(value: &str) -> Option<bool> {
+    match value {
+        "1" | "true" | "" => Some(true),
+        "0" | "false" => Some(false),
+        _ => None,
+    }
+}
+
+fn within<T: std::str::FromStr + PartialOrd>(value: &str, range: RangeInclusive<T>) -> Option<T> {
+    // NaN is in no range.
+    value.parse().ok().filter(|value| range.contains(value))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(query: &str) -> (State, Vec<String>) {
+        let pairs = query.trim_start_matches('?').split('&');
+        let pairs = pairs.filter_map(|pair| pair.split_once('='));
+        State::parse(pairs.map(|(k, v)| (k.to_owned(), v.to_owned())), 77)
+    }
+
+    #[test]
+    fn a_link_restores_everything() {
+        let state = State {
+            engine: EngineChoice::WebGpu,
+            seed: u32::MAX,
+            garment: "ankle-boot",
+            sampler: Sampler::Dpm,
+            steps: 12,
+            guidance: 1.25,
+            count: 16,
+            epoch: Some(50),
+            autoplay: true,
+        };
+        assert_eq!(parse(&state.query()), (state, vec![]));
+        let state = State::with_seed(3);
+        assert_eq!(parse(&state.query()), (state, vec![]));
+    }
+
+    #[test]
+    fn nothing_asked_gives_algorithm_2_and_the_given_seed() {
+        let (state, sentences) = parse("");
+        assert_eq!((state.seed, state.steps, state.guidance), (77, 1000, 1.0));
+        assert!(sentences.is_empty());
+    }
+
+    #[test]
+    fn a_fast_sampler_brings_its_own_number_of_steps_unless_one_is_given() {
+        assert_eq!(parse("?sampler=ddim").0.steps, 50);
+        assert_eq!(parse("?steps=7&sampler=ddim").0.steps, 7);
+        assert_eq!(parse("?steps=0&sampler=dpm").0.steps, 20);
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_left_out_with_a_sentence() {
+        for bad in [
+            "engine=gpu",
+            "seed=-1",
+            "seed=4294967296",
+            "seed=1.5",
+            "garment=hat",
+            "garment=Any",
+            "sampler=euler",
+            "steps=0",
+            "steps=1001",
+            "guidance=nan",
+            "guidance=inf",
+            "guidance=8.1",
+            "count=2",
+            "count=0",
+            "epoch=last",
+            "autoplay=maybe",
+        ] {
+            let (state, sentences) = parse(bad);
+            assert_eq!(state, State::with_seed(77), "{bad}");
+            assert_eq!(sentences.len(), 1, "{bad}");
+            assert!(sentences[0].contains(bad), "{}", sentences[0]);
+        }
+        let (state, sentences) = parse("utm_source=mail&seed=5");
+        assert_eq!((state.seed, sentences.len()), (5, 0));
+    }
+}

@@ -1,0 +1,215 @@
+//! All frames of a run, as they were computed.
+//!
+//! x_t is kept in f16, 1.6 MB for 1000 frames of an image. Of a single image the network's answers
+//! are kept as well; of more, only until they have been shown, and the network is asked again where
+//! somebody looks back.
+
+use std::collections::BTreeMap;
+
+use half::f16;
+use protocol::{Picture, StepInfo};
+
+/// Pixels of an image.
+pub const PIXELS: usize = 28 * 28;
+
+/// What the network made of a frame.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Prediction {
+    /// epsilon-hat, as the network gave it.
+    pub noise: Vec<f16>,
+    /// x-hat-0, as grey levels. From the f32 numbers that came from the engine: at large t it is a
+    /// difference divided by a small number, for which f16 is too coarse.
+    pub x_start: Vec<u8>,
+    /// The share of pixels where clipping changed x-hat-0.
+    pub clipped: f32,
+}
+
+/// A run's frames.
+#[derive(Debug)]
+pub struct Frames {
+    /// Which picture it is.
+    pub picture: Picture,
+    /// The numbers of each step.
+    pub steps: Vec<StepInfo>,
+    x_t: Vec<f16>,
+    predictions: BTreeMap<usize, Prediction>,
+    x_0: Option<Vec<f32>>,
+}
+
+impl Frames {
+    /// None so far, of these steps.
+    pub fn new(picture: Picture, steps: Vec<StepInfo>) -> Self {
+        let values = steps.len() * picture.count as usize * PIXELS;
+        Self {
+            picture,
+            steps,
+            x_t: Vec::with_capacity(values),
+            predictions: BTreeMap::new(),
+            x_0: None,
+        }
+    }
+
+    /// Values of a frame.
+    fn size(&self) -> usize {
+        self.picture.count as usize * PIXELS
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.x_t.len() / self.size()
+    }
+
+    /// Adds frames: x_t and predicted noise of each, one frame after the other. Gives back how many
+    /// were taken: whole frames of steps that exist.
+    pub fn add(&mut self, x_t: &[f32], pred_noise: &[f32]) -> usize {
+        let size = self.size();
+        let frames = x_t.chunks_exact(size).zip(pred_noise.chunks_exact(size));
+        let mut taken = 0;
+        for (x_t, pred_noise) in frames {
+            let index = self.len();
+            let Some(step) = self.steps.get(index) else {
+                break;
+            };
+            self.predictions
+                .insert(index, predict(x_t, pred_noise, step));
+            self.x_t.extend(x_t.iter().map(|v| f16::from_f32(*v)));
+            taken += 1;
+        }
+        taken
+    }
+
+    /// The end of the run.
+    pub fn finish(&mut self, x_0: Vec<f32>) {
+        self.x_0 = Some(x_0);
+    }
+
+    /// What the network says when asked again about a frame.
+    pub fn explain(&mut self, index: usize, pred_noise: &[f32]) {
+        if let (Some(x_t), Some(step)) = (self.x(index), self.steps.get(index))
+            && x_t.len() == pred_noise.len()
+        {
+            self.predictions
+                .insert(index, predict(&x_t, pred_noise, step));
+        }
+    }
+
+    /// x at a stop: of a frame, or the garment after the last.
+    pub fn x(&self, stop: usize) -> Option<Vec<f32>> {
+        if stop == self.steps.len() {
+            return self.x_0.clone();
+        }
+        let size = self.size();
+        let x_t = self.x_t.get(stop * size..(stop + 1) * size)?;
+        Some(x_t.iter().map(|v| v.to_f32()).collect())
+    }
+
+    /// What the network made of a frame, where that is known.
+    pub fn prediction(&self, index: usize) -> Option<&Prediction> {
+        self.predictions.get(&index)
+    }
+
+    /// The network's answers before this frame have been shown.
+    pub fn shown(&mut self, index: usize) {
+        if self.picture.count > 1 {
+            self.predictions = self.predictions.split_off(&index);
+        }
+    }
+}
+
+/// x-hat-0 = clip((x_t - sqrt(1 - alpha_bar_t) epsilon-hat) / sqrt(alpha_bar_t)); Ho et al. 2020,
+/// equation 15.
+fn predict(x_t: &[f32], pred_noise: &[f32], step: &StepInfo) -> Prediction {
+    let mut clipped = 0;
+    let x_start = x_t
+        .iter()
+        .zip(pred_noise)
+        .map(|(x_t, noise)| {
+            let x_start = (f64::from(*x_t) - step.sqrt_one_minus_alpha_cumprod * f64::from(*noise))
+                / step.sqrt_alpha_cumprod;
+            clipped += u32::from(x_start.abs() > 1.0);
+            to_pixel(x_start as f32)
+        })
+        .collect();
+    Prediction {
+        noise: pred_noise.iter().map(|v| f16::from_f32(*v)).collect(),
+        x_start,
+        clipped: clipped as f32 / x_t.len().max(1) as f32,
+    }
+}
+
+/// A grey level for a value in [-1, 1]; what lies outside is cut off.
+pub fn to_pixel(x: f32) -> u8 {
+    // `as` saturates, and sends NaN to 0. The trainer rounds the same way.
+    (x * 127.5 + 127.5).round() as u8
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frames(count: u32, steps: usize) -> Frames {
+        let picture = Picture {
+            seed: 0,
+            garment: "any".to_owned(),
+            sampler: "ddpm".to_owned(),
+            steps: steps as u32,
+            guidance: 1.0,
+            count,
+        };
+        let step = StepInfo {
+            t: 0,
+            sqrt_alpha_cumprod: 0.6,
+            sqrt_one_minus_alpha_cumprod: 0.8,
+        };
+        Frames::new(picture, vec![step; steps])
+    }
+
+    #[test]
+    fn grey_levels() {
+        let x = [-1.0, 1.0, 0.0, -3.0, 3.0, f32::NAN, -0.996];
+        assert_eq!(x.map(to_pixel), [0, 255, 128, 0, 255, 0, 1]);
+    }
+
+    #[test]
+    fn the_prediction_undoes_q_sample_and_is_clipped() {
+        // x_t = 0.6 x_0 + 0.8 noise
+        let (x_0, noise) = ([0.5, -1.0, 1.5, -2.0], [1.0, -0.5, 0.25, 2.0]);
+        let x_t: Vec<f32> = (0..4).map(|i| 0.6 * x_0[i] + 0.8 * noise[i]).collect();
+        let step = frames(1, 1).steps[0];
+        let prediction = predict(&x_t, &noise, &step);
+        assert_eq!(prediction.x_start, [191, 0, 255, 0]);
+        assert!((0.5..=0.75).contains(&prediction.clipped));
+        assert_eq!(prediction.noise, noise.map(f16::from_f32));
+    }
+
+    #[test]
+    fn frames_are_found_again_and_the_garment_after_them() {
+        let mut frames = frames(1, 3);
+        let x: Vec<f32> = (0..3 * PIXELS).map(|i| (i / PIXELS) as f32).collect();
+        assert_eq!(frames.add(&x[..2 * PIXELS], &x[..2 * PIXELS]), 2);
+        assert_eq!(frames.x(1), Some(vec![1.0; PIXELS]));
+        assert_eq!(frames.x(2), None);
+        // No more than the run has steps.
+        assert_eq!(frames.add(&x[PIXELS..], &x[PIXELS..]), 1);
+        assert_eq!(frames.len(), 3);
+        assert_eq!(frames.x(3), None);
+        frames.finish(vec![0.25; PIXELS]);
+        assert_eq!(frames.x(3), Some(vec![0.25; PIXELS]));
+        frames.shown(2);
+        assert!(frames.prediction(0).is_some(), "one image: all are kept");
+    }
+
+    #[test]
+    fn of_many_images_only_answers_not_yet_shown_are_kept() {
+        let mut frames = frames(4, 3);
+        let x = vec![0.5; 3 * 4 * PIXELS];
+        frames.add(&x, &x);
+        frames.shown(2);
+        assert!(frames.prediction(1).is_none() && frames.prediction(2).is_some());
+        frames.explain(1, &x[..4 * PIXELS]);
+        assert!(frames.prediction(1).is_some());
+        // Not of this run's shape.
+        frames.explain(0, &x[..PIXELS]);
+        assert!(frames.prediction(0).is_none());
+    }
+}
