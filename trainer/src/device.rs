@@ -48,6 +48,14 @@ impl DeviceChoice {
             Self::Cpu => "cpu",
         }
     }
+
+    /// The feature of this crate that it needs.
+    fn feature(self) -> &'static str {
+        match self {
+            Self::Cuda => "cuda",
+            _ => "wgpu",
+        }
+    }
 }
 
 impl fmt::Display for DeviceChoice {
@@ -75,7 +83,7 @@ pub enum DeviceError {
     Unknown(String),
     /// This build cannot drive it.
     #[error(
-        "this build of the trainer has no {0}; build it without --no-default-features on a system that has it, or use --device cpu"
+        "this build of the trainer has no {choice}; build it with --features {feature}, or use --device cpu", choice = .0, feature = .0.feature()
     )]
     NotBuilt(DeviceChoice),
     /// It did not answer.
