@@ -111,7 +111,6 @@ impl Player {
         self.computed
     }
 
-
     /// Whether nothing more is going to be computed.
     pub fn has_ended(&self) -> bool {
         self.ended
