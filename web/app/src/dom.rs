@@ -36,7 +36,10 @@ pub fn find<T: JsCast>(id: &str) -> T {
 /// The content of a `<meta>`.
 pub fn meta(name: &str) -> Option<String> {
     let selector = format!("meta[name={name}]");
-    document().query_selector(&selector).ok()??.get_attribute("content")
+    document()
+        .query_selector(&selector)
+        .ok()??
+        .get_attribute("content")
 }
 
 /// Sets an element's text, if it is another one: a live region is read out at every change.
@@ -69,13 +72,17 @@ pub fn before_refresh(callback: impl FnOnce(f64) + 'static) {
 /// Calls back after so many milliseconds.
 pub fn after(milliseconds: i32, callback: impl FnOnce() + 'static) {
     let closure = Closure::once_into_js(callback);
-    let _ = window()
-        .set_timeout_with_callback_and_timeout_and_arguments_0(closure.unchecked_ref(), milliseconds);
+    let _ = window().set_timeout_with_callback_and_timeout_and_arguments_0(
+        closure.unchecked_ref(),
+        milliseconds,
+    );
 }
 
 /// Milliseconds since the page was opened.
 pub fn now() -> f64 {
-    window().performance().map_or(0.0, |performance| performance.now())
+    window()
+        .performance()
+        .map_or(0.0, |performance| performance.now())
 }
 
 /// Any seed, each as likely.
@@ -137,7 +144,8 @@ pub fn bytes(bytes: &[u8]) -> JsValue {
 /// An address relative to the page, in full.
 pub fn absolute(address: &str) -> String {
     let base = document().base_uri().ok().flatten().unwrap_or_default();
-    web_sys::Url::new_with_base(address, &base).map_or_else(|_| address.to_owned(), |url| url.href())
+    web_sys::Url::new_with_base(address, &base)
+        .map_or_else(|_| address.to_owned(), |url| url.href())
 }
 
 /// Fetches a JSON file that may have changed since the last visit.

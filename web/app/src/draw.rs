@@ -43,10 +43,7 @@ fn diverging_colour(value: f32) -> [u8; 3] {
     std::array::from_fn(|i| (from[i] + (to[i] - from[i]) * way).round() as u8)
 }
 
-fn square<T>(
-    values: impl ExactSizeIterator<Item = T>,
-    colour: impl Fn(T) -> [u8; 3],
-) -> Vec<u8> {
+fn square<T>(values: impl ExactSizeIterator<Item = T>, colour: impl Fn(T) -> [u8; 3]) -> Vec<u8> {
     let columns = columns(values.len() / PIXELS);
     let width = columns * SIZE;
     // Opaque black where there is no image.

@@ -38,7 +38,11 @@ async fn lacking(software_will_do: bool) -> Option<Reason> {
         return Some(reason.to_owned());
     }
     let options = Object::new();
-    let _ = Reflect::set(&options, &"powerPreference".into(), &"high-performance".into());
+    let _ = Reflect::set(
+        &options,
+        &"powerPreference".into(),
+        &"high-performance".into(),
+    );
     let adapter = ask(&gpu, "requestAdapter", &options).await;
     let Some(adapter) = adapter.filter(JsValue::is_object) else {
         return Some("WebGPU finds no graphics card here.".to_owned());
@@ -49,9 +53,15 @@ async fn lacking(software_will_do: bool) -> Option<Reason> {
     let name = name.join(" ").to_lowercase();
     let software = get(&info, "isFallbackAdapter").is_truthy()
         || get(&adapter, "isFallbackAdapter").is_truthy()
-        || ["swiftshader", "llvmpipe", "softpipe", "lavapipe", "basic render"]
-            .iter()
-            .any(|renderer| name.contains(renderer));
+        || [
+            "swiftshader",
+            "llvmpipe",
+            "softpipe",
+            "lavapipe",
+            "basic render",
+        ]
+        .iter()
+        .any(|renderer| name.contains(renderer));
     if software && !software_will_do {
         return Some("WebGPU has only a software adapter here, which is slower.".to_owned());
     }
@@ -91,8 +101,8 @@ impl Engine {
         let options = WorkerOptions::new();
         options.set_type(WorkerType::Module);
         let address = absolute(&format!("worker.js?v={build}"));
-        let worker = Worker::new_with_options(&address, &options)
-            .map_err(|error| unable(&words(&error)))?;
+        let worker =
+            Worker::new_with_options(&address, &options).map_err(|error| unable(&words(&error)))?;
 
         let on_message = Closure::<dyn FnMut(MessageEvent)>::new({
             let told = told.clone();
@@ -101,7 +111,10 @@ impl Engine {
                 match serde_wasm_bindgen::from_value(parts.get(0)) {
                     Ok(event) => {
                         let buffers = parts.iter().skip(1);
-                        told(event, buffers.map(|b| Float32Array::new(&b).to_vec()).collect());
+                        told(
+                            event,
+                            buffers.map(|b| Float32Array::new(&b).to_vec()).collect(),
+                        );
                     }
                     Err(error) => told(fatal(&unable(&error.to_string())), vec![]),
                 }
@@ -128,7 +141,9 @@ impl Engine {
         ] {
             let _ = Reflect::set(&start, &key.into(), &value.into());
         }
-        worker.post_message(&start).map_err(|error| unable(&words(&error)))?;
+        worker
+            .post_message(&start)
+            .map_err(|error| unable(&words(&error)))?;
         Ok(Self {
             kind,
             worker,

@@ -44,7 +44,12 @@ pub fn start() {
     let search = window().location().search().unwrap_or_default();
     let mut parameters = Vec::new();
     if let Ok(pairs) = UrlSearchParams::new_with_str(&search) {
-        for pair in js_sys::try_iter(&pairs).ok().flatten().into_iter().flatten() {
+        for pair in js_sys::try_iter(&pairs)
+            .ok()
+            .flatten()
+            .into_iter()
+            .flatten()
+        {
             let pair: Array = pair.unwrap_or_default().unchecked_into();
             let word = |i| pair.get(i).as_string().unwrap_or_default();
             parameters.push((word(0), word(1)));
@@ -71,7 +76,9 @@ fn act(change: impl FnOnce(&mut Page) + 'static) {
             spawn_local(async move { act(change) });
             return;
         };
-        let Some(page_mut) = page.as_mut() else { return };
+        let Some(page_mut) = page.as_mut() else {
+            return;
+        };
         change(page_mut);
         page_mut.render();
         let outbox = std::mem::take(&mut page_mut.outbox);
@@ -339,7 +346,10 @@ impl Page {
     // Starting.
 
     fn take_index(&mut self, index: Index) {
-        let default = index.models.iter().find(|model| model.file == index.default);
+        let default = index
+            .models
+            .iter()
+            .find(|model| model.file == index.default);
         let Some(default) = default.or(index.models.first()).map(|model| model.epoch) else {
             return self.fail(
                 ErrorCode::WeightsMissing,
@@ -387,7 +397,9 @@ impl Page {
     /// The weights of the chosen epoch.
     fn weights(&self) -> Option<&Weights> {
         let models = &self.index.as_ref()?.models;
-        models.iter().find(|model| Some(model.epoch) == self.state.epoch)
+        models
+            .iter()
+            .find(|model| Some(model.epoch) == self.state.epoch)
     }
 
     /// Has the engine load the chosen weights, once both are known.
@@ -518,7 +530,9 @@ impl Page {
     }
 
     fn take_frames(&mut self, first: usize, x_t: &[f32], pred_noise: &[f32]) {
-        let Some(frames) = &mut self.frames else { return };
+        let Some(frames) = &mut self.frames else {
+            return;
+        };
         if first != frames.len() {
             return;
         }
@@ -533,7 +547,9 @@ impl Page {
     }
 
     fn take_garment(&mut self, x_0: Vec<f32>, elapsed_ms: f64) {
-        let Some(frames) = &mut self.frames else { return };
+        let Some(frames) = &mut self.frames else {
+            return;
+        };
         let pixels: Vec<u8> = x_0.iter().map(|x| to_pixel(*x)).collect();
         frames.finish(x_0);
         let picture = &frames.picture;
@@ -556,7 +572,10 @@ impl Page {
     }
 
     fn take_failure(&mut self, code: ErrorCode, message: &str, fatal: bool) {
-        let gpu = self.engine.as_ref().is_some_and(|engine| engine.kind == EngineKind::WebGpu);
+        let gpu = self
+            .engine
+            .as_ref()
+            .is_some_and(|engine| engine.kind == EngineKind::WebGpu);
         if fatal {
             let running = matches!(self.player.phase(), Phase::Running | Phase::Paused);
             if running && !self.player.has_ended() {
@@ -685,7 +704,9 @@ impl Page {
             act(move |page| {
                 page.message = match copied {
                     true => "The link is copied: it is this picture.",
-                    false => "This browser does not let the page copy. The address above is the link.",
+                    false => {
+                        "This browser does not let the page copy. The address above is the link."
+                    }
                 }
                 .to_owned();
             });
@@ -698,8 +719,11 @@ impl Page {
         let small = &self.elements.x_t;
         let size = small.width() * (560 / small.width().max(1)).max(1);
         let saved = (|| {
-            let canvas: HtmlCanvasElement =
-                dom::document().create_element("canvas").ok()?.dyn_into().ok()?;
+            let canvas: HtmlCanvasElement = dom::document()
+                .create_element("canvas")
+                .ok()?
+                .dyn_into()
+                .ok()?;
             canvas.set_width(size);
             canvas.set_height(size);
             let context = context(&canvas)?;
@@ -772,10 +796,14 @@ impl Page {
         elements.pause.set_disabled(!busy);
         elements.next.set_disabled(!paused);
         elements.stop.set_disabled(!busy);
-        elements.replay.set_disabled(phase != Phase::Over || player.newest() == Some(0));
+        elements
+            .replay
+            .set_disabled(phase != Phase::Over || player.newest() == Some(0));
         elements.timestep.set_disabled(!frames);
         elements.save_image.set_disabled(!frames);
-        elements.epoch.set_disabled(self.index.is_none() || self.engine.is_none() || busy);
+        elements
+            .epoch
+            .set_disabled(self.index.is_none() || self.engine.is_none() || busy);
         for control in [
             &elements.playback,
             &elements.garment,
@@ -867,7 +895,11 @@ impl Page {
         };
         set_text(&elements.device, &device);
         set_text(&elements.message, &self.message);
-        set_attribute(&elements.message, "class", if self.failed { "error" } else { "" });
+        set_attribute(
+            &elements.message,
+            "class",
+            if self.failed { "error" } else { "" },
+        );
 
         elements.loading.set_hidden(self.loading.is_empty());
         if !self.loading.is_empty() {
@@ -895,7 +927,11 @@ impl Page {
         };
         let levels: Vec<u8> = (0..crate::store::PIXELS).map(|_| level()).collect();
         put(&self.elements.x_t, 1, &draw::grey(levels.into_iter()));
-        for canvas in [&self.elements.x_t, &self.elements.pred_noise, &self.elements.pred_x_0] {
+        for canvas in [
+            &self.elements.x_t,
+            &self.elements.pred_noise,
+            &self.elements.pred_x_0,
+        ] {
             set_attribute(canvas, "class", "idle");
         }
     }
@@ -924,11 +960,19 @@ impl Page {
         let Some(x) = frames.x(stop) else { return };
         let elements = &self.elements;
         let count = frames.picture.count as usize;
-        put(&elements.x_t, count, &draw::grey(x.into_iter().map(to_pixel)));
+        put(
+            &elements.x_t,
+            count,
+            &draw::grey(x.into_iter().map(to_pixel)),
+        );
         set_attribute(&elements.x_t, "class", "");
         let class = match prediction {
             Some(prediction) => {
-                put(&elements.pred_noise, count, &draw::diverging(&prediction.noise));
+                put(
+                    &elements.pred_noise,
+                    count,
+                    &draw::diverging(&prediction.noise),
+                );
                 let x_start = prediction.x_start.iter().copied();
                 put(&elements.pred_x_0, count, &draw::grey(x_start));
                 ""
@@ -954,18 +998,26 @@ impl Page {
         };
         for line in &elements.lines {
             let is_current = line.get_attribute("data-line").as_deref() == Some(current);
-            set_attribute(line, "class", match (current, is_current) {
-                ("step", true) => "in current",
-                (_, true) => "current",
-                _ if line.get_attribute("data-line").as_deref() == Some("step") => "in",
-                _ => "",
-            });
+            set_attribute(
+                line,
+                "class",
+                match (current, is_current) {
+                    ("step", true) => "in current",
+                    (_, true) => "current",
+                    _ if line.get_attribute("data-line").as_deref() == Some("step") => "in",
+                    _ => "",
+                },
+            );
         }
         let sampler = Sampler::parse(&frames.picture.sampler);
         let stride = match sampler {
             _ if stop == last => "Finished.".to_owned(),
             Some(Sampler::Ddpm) if last as u32 == frames.steps[0].t + 1 => {
-                format!("Line 4 takes the image from t = {} to {}.", t(stop), t(stop + 1))
+                format!(
+                    "Line 4 takes the image from t = {} to {}.",
+                    t(stop),
+                    t(stop + 1)
+                )
             }
             Some(sampler) => format!(
                 "{} goes from t = {} to {} at once.",
@@ -978,7 +1030,10 @@ impl Page {
         let clipping = prediction.map(|prediction| prediction.clipped);
         let clipping = match clipping.filter(|_| stop < last) {
             Some(clipped) if clipped > 0.0 => {
-                format!(" Clipping changed x̂₀ in {:.0} % of its pixels.", clipped * 100.0)
+                format!(
+                    " Clipping changed x̂₀ in {:.0} % of its pixels.",
+                    clipped * 100.0
+                )
             }
             _ => String::new(),
         };
@@ -1111,7 +1166,10 @@ impl Pace {
     fn computed(&mut self, now: f64, computed: usize) {
         self.computed.push_back((now, computed));
         while self.computed.len() > 2
-            && self.computed.front().is_some_and(|(then, _)| now - then > Self::WINDOW_MS)
+            && self
+                .computed
+                .front()
+                .is_some_and(|(then, _)| now - then > Self::WINDOW_MS)
         {
             self.computed.pop_front();
         }
@@ -1232,7 +1290,7 @@ fn listen() {
         }),
         ("copy-link", Page::copy_link),
         ("save-image", Page::save_image),
-        ];
+    ];
     for (id, click) in clicks {
         dom::listen(&find::<Element>(id), "click", move |_| act(click));
     }
