@@ -1,7 +1,7 @@
 //! Chooses an engine, starts it in a worker and talks to it.
 
 use js_sys::{Array, Float32Array, Object, Reflect};
-use protocol::{EngineKind, ErrorCode, Event, Request};
+use protocol::{EngineKind, ErrorCode, Event, Request, adapter};
 use wasm_bindgen::{JsCast, prelude::*};
 use web_sys::{ErrorEvent, MessageEvent, Worker, WorkerOptions, WorkerType};
 
@@ -37,40 +37,14 @@ async fn lacking(software_will_do: bool) -> Option<Reason> {
         };
         return Some(reason.to_owned());
     }
-    let options = Object::new();
-    let _ = Reflect::set(
-        &options,
-        &"powerPreference".into(),
-        &"high-performance".into(),
-    );
-    let adapter = ask(&gpu, "requestAdapter", &options).await;
-    let Some(adapter) = adapter.filter(JsValue::is_object) else {
+    let Some(adapter) = adapter::find().await else {
         return Some("WebGPU finds no graphics card here.".to_owned());
     };
-    let info = get(&adapter, "info");
-    let word = |key| get(&info, key).as_string().unwrap_or_default();
-    let name = ["vendor", "architecture", "device", "description"].map(word);
-    let name = name.join(" ").to_lowercase();
-    let software = get(&info, "isFallbackAdapter").is_truthy()
-        || get(&adapter, "isFallbackAdapter").is_truthy()
-        || [
-            "swiftshader",
-            "llvmpipe",
-            "softpipe",
-            "lavapipe",
-            "basic render",
-        ]
-        .iter()
-        .any(|renderer| name.contains(renderer));
-    if software && !software_will_do {
+    if adapter.software && !software_will_do {
         return Some("WebGPU has only a software adapter here, which is slower.".to_owned());
     }
-    let features = get(&adapter, "features");
-    let timestamps = get(&features, "has")
-        .dyn_into::<js_sys::Function>()
-        .and_then(|has| has.call1(&features, &"timestamp-query".into()))
-        .is_ok_and(|has| has.is_truthy());
-    (!timestamps).then(|| "This graphics card lacks the WebGPU feature timestamp-query.".to_owned())
+    (!adapter.timestamp_query)
+        .then(|| "This graphics card lacks the WebGPU feature timestamp-query.".to_owned())
 }
 
 /// An engine in its worker.
