@@ -457,4 +457,8 @@ for (const kind of Object.keys(window.ddpmEvents)) {
         }
         window.ddpmEvents[kind].push(plain);
     });
-}";
+}
+// A page whose script has died says nothing more: whoever waits for it should know.
+const died = (message) => window.ddpmEvents.error.push({ code: 'uncaught', message });
+window.addEventListener('error', (event) => died(event.message));
+window.addEventListener('unhandledrejection', (event) => died(String(event.reason)));";

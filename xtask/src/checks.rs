@@ -19,15 +19,9 @@ use crate::{
     toolbox::{Toolbox, describe, not_started, run},
 };
 
-/// All native crates. The page's two compile for the browser alone.
-const NATIVE: [&str; 6] = [
-    "--release",
-    "--workspace",
-    "--exclude",
-    "engine",
-    "--exclude",
-    "app",
-];
+/// All crates that compile natively. The engine is for the browser alone; of the page, what touches
+/// no browser is tested here.
+const NATIVE: [&str; 4] = ["--release", "--workspace", "--exclude", "engine"];
 
 /// The devices the trainer knows, for what is checked and not run.
 const DEVICES: [&str; 2] = ["--features", "trainer/cuda,trainer/wgpu"];

@@ -1,6 +1,6 @@
 //! The border with the browser: finding, changing, listening, asking.
 
-use js_sys::{Function, Promise, Reflect, Uint8Array};
+use js_sys::{Reflect, Uint8Array};
 use serde::{Serialize, de::DeserializeOwned};
 use wasm_bindgen::{JsCast, prelude::*};
 use wasm_bindgen_futures::JsFuture;
@@ -102,13 +102,6 @@ pub fn media(query: &str) -> bool {
 /// A property, or undefined where there is none to be had.
 pub fn get(object: &JsValue, key: &str) -> JsValue {
     Reflect::get(object, &key.into()).unwrap_or(JsValue::UNDEFINED)
-}
-
-/// Calls a method that answers with a promise; `None` where there is no such method or it fails.
-pub async fn ask(object: &JsValue, method: &str, argument: &JsValue) -> Option<JsValue> {
-    let method = get(object, method).dyn_into::<Function>().ok()?;
-    let promise: Promise = method.call1(object, argument).ok()?.dyn_into().ok()?;
-    JsFuture::from(promise).await.ok()
 }
 
 /// What an exception says.

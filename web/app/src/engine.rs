@@ -6,7 +6,7 @@ use wasm_bindgen::{JsCast, prelude::*};
 use web_sys::{ErrorEvent, MessageEvent, Worker, WorkerOptions, WorkerType};
 
 use crate::{
-    dom::{absolute, ask, get, plain, window, words},
+    dom::{absolute, get, plain, window, words},
     state::EngineChoice,
 };
 

@@ -10,7 +10,7 @@ use std::{
 };
 
 use js_sys::{Array, Object, Reflect};
-use protocol::{EngineKind, ErrorCode, Event, Model, Part, Request};
+use protocol::{EngineKind, ErrorCode, Event, Model, Part, Picture, Request};
 use serde::{Deserialize, Serialize};
 use wasm_bindgen::{Clamped, JsCast, prelude::*};
 use wasm_bindgen_futures::{JsFuture, spawn_local};
@@ -278,6 +278,8 @@ struct Page {
     failed: bool,
     autoplayed: bool,
     run: u32,
+    /// Of the run: the controls may say something else by now.
+    picture: Picture,
     player: Player,
     frames: Option<Frames>,
     pace: Pace,
@@ -295,6 +297,7 @@ impl Page {
     fn new(state: State, message: String) -> Self {
         let page = Self {
             elements: Elements::find(),
+            picture: state.picture(),
             state,
             build: dom::meta("build").unwrap_or_default(),
             index: None,
@@ -457,7 +460,7 @@ impl Page {
                 model,
             } => self.begin_ready(engine, &adapter, software, model),
             Event::Started { run, steps } if self.is_current(run) => {
-                self.frames = Some(Frames::new(self.state.picture(), steps));
+                self.frames = Some(Frames::new(self.picture.clone(), steps));
             }
             Event::Frames { run, first, .. } if self.is_current(run) && values.len() == 2 => {
                 self.take_frames(first as usize, &values[0], &values[1]);
@@ -616,13 +619,14 @@ impl Page {
         self.frames = None;
         self.asked = None;
         self.failed = false;
+        self.picture = self.state.picture();
         self.player.begin(self.state.steps as usize);
         self.pace = Pace::default();
         self.message = format!("Sampling, seed {}.", self.state.seed);
         self.write_address();
         self.ask(&Request::Run {
             run: self.run,
-            picture: self.state.picture(),
+            picture: self.picture.clone(),
             paused: false,
         });
     }
@@ -1274,7 +1278,11 @@ fn put(canvas: &HtmlCanvasElement, count: usize, rgba: &[u8]) {
 
 /// Connects the controls.
 fn listen() {
-    let clicks: [(&str, fn(&mut Page)); 8] = [
+    type Click = fn(&mut Page);
+    type Choose = fn(&mut Page, String);
+    // Whether the value is final or still being dragged or typed.
+    type Change = fn(&mut Page, String, bool);
+    let clicks: [(&str, Click); 8] = [
         ("sample", Page::sample),
         ("pause", Page::pause_or_resume),
         ("next", Page::next_step),
@@ -1301,7 +1309,7 @@ fn listen() {
         act(Page::sample);
     });
 
-    let selects: [(&str, fn(&mut Page, String)); 5] = [
+    let selects: [(&str, Choose); 5] = [
         ("garment", |page, value| {
             page.state.garment = garment(&value).unwrap_or(page.state.garment);
         }),
@@ -1337,7 +1345,7 @@ fn listen() {
         });
     }
 
-    let inputs: [(&str, fn(&mut Page, String, bool)); 4] = [
+    let inputs: [(&str, Change); 4] = [
         ("seed", |page, value, done| page.set_seed(&value, done)),
         ("steps", |page, value, done| {
             page.state.steps = value.parse().unwrap_or(page.state.steps);

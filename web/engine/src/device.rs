@@ -36,7 +36,7 @@ pub(crate) async fn open(kind: EngineKind) -> Result<Opened, Failure> {
 
 #[cfg(feature = "webgpu")]
 async fn open_webgpu() -> Result<Opened, Failure> {
-    let adapter = crate::wasm::adapter()
+    let adapter = protocol::adapter::find()
         .await
         .ok_or_else(|| unusable("This browser offers no GPU to web pages."))?;
     // CubeCL takes it for granted and panics.

@@ -1,5 +1,4 @@
-//! The whole border with JavaScript: start-up, messages, downloads, clocks, and what the browser
-//! says about its GPU.
+//! The whole border with JavaScript: start-up, messages, downloads and clocks.
 
 use std::{cell::RefCell, collections::VecDeque, future::poll_fn, panic, rc::Rc, task::Poll};
 
@@ -258,70 +257,6 @@ pub(crate) async fn download(
         chunk.copy_to(&mut file[start..]);
         progress(file.len());
     }
-}
-
-/// What the browser says about its GPU. Names as in the WebGPU specification.
-#[cfg(feature = "webgpu")]
-pub(crate) struct Adapter {
-    /// For people.
-    pub(crate) name: String,
-    /// Whether it only pretends to be a GPU.
-    pub(crate) software: bool,
-    /// Whether it has the feature `timestamp-query`.
-    pub(crate) timestamp_query: bool,
-}
-
-/// Asks the browser for an adapter the way CubeCL is going to ask for it; `None` where there is
-/// none, or no WebGPU at all.
-#[cfg(feature = "webgpu")]
-pub(crate) async fn adapter() -> Option<Adapter> {
-    let gpu = get(&get(&scope(), "navigator"), "gpu");
-    let request = get(&gpu, "requestAdapter").dyn_into::<Function>().ok()?;
-    let options = js_sys::Object::new();
-    Reflect::set(
-        &options,
-        &"powerPreference".into(),
-        &"high-performance".into(),
-    )
-    .ok()?;
-    let promise: Promise = request.call1(&gpu, &options).ok()?.dyn_into().ok()?;
-    let adapter = JsFuture::from(promise).await.ok()?;
-    if !adapter.is_object() {
-        return None;
-    }
-    let info = get(&adapter, "info");
-    let word = |key| get(&info, key).as_string().unwrap_or_default();
-    let name = [
-        word("description"),
-        word("device"),
-        format!("{} {}", word("vendor"), word("architecture")),
-    ]
-    .into_iter()
-    .map(|name| name.trim().to_owned())
-    .find(|name| !name.is_empty())
-    .unwrap_or_else(|| "unnamed adapter".to_owned());
-    let lower = format!("{name} {}", word("architecture")).to_lowercase();
-    let software = get(&info, "isFallbackAdapter").is_truthy()
-        || get(&adapter, "isFallbackAdapter").is_truthy()
-        || [
-            "swiftshader",
-            "llvmpipe",
-            "softpipe",
-            "lavapipe",
-            "basic render",
-        ]
-        .iter()
-        .any(|renderer| lower.contains(renderer));
-    let features = get(&adapter, "features");
-    let timestamp_query = get(&features, "has")
-        .dyn_into::<Function>()
-        .and_then(|has| has.call1(&features, &"timestamp-query".into()))
-        .is_ok_and(|answer| answer.is_truthy());
-    Some(Adapter {
-        name,
-        software,
-        timestamp_query,
-    })
 }
 
 /// A property, or undefined where there is none to be had.
