@@ -489,7 +489,7 @@ impl Denoiser {
 
 impl PredictNoise for Denoiser {
     fn predict(&self, x_t: Tensor<4>, t: usize) -> Tensor<4> {
-        let row = |table: &Tensor<2>| table.clone().slice([t..t + 1]);
+        let row = |table: &Tensor<2>| table.clone().narrow(0, t, 1);
         let conditional = |x_t| self.unet.forward_shifted(x_t, row(&self.shifts));
         match &self.guidance {
             None => conditional(x_t),

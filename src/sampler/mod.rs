@@ -325,7 +325,7 @@ impl<P: PredictNoise> ReverseProcess<P> {
             let shape = [steps.len() * n, 1, IMAGE_SIZE, IMAGE_SIZE];
             let all = Tensor::<4>::from_data(TensorData::new(values, shape), &self.device);
             self.noise = (0..steps.len())
-                .map(|i| all.clone().slice([i * n..(i + 1) * n]))
+                .map(|i| all.clone().narrow(0, i * n, n))
                 .collect();
         }
         self.noise

@@ -85,6 +85,7 @@ impl Judge {
 }
 
 /// Solves A X = B for a symmetric positive definite A, by Cholesky's decomposition A = L L^T.
+#[expect(clippy::needless_range_loop, reason = "indices as in the formulas")]
 fn solve(mut a: Vec<Vec<f64>>, mut b: Vec<[f64; 10]>) -> Vec<[f64; 10]> {
     let n = a.len();
     for i in 0..n {

@@ -93,7 +93,7 @@ impl Picture {
             0..self.count,
             &device,
             |_, frame| {
-                states.push(values(frame.x_t.clone().slice([0..1])));
+                states.push(values(frame.x_t.clone().narrow(0, 0, 1)));
                 ControlFlow::<()>::Continue(())
             },
         );

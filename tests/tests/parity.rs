@@ -113,7 +113,7 @@ fn network_is_the_references(file: &[u8], reference: &References) {
         TOLERANCE,
         "a batch of all timesteps and labels",
     );
-    let image = |x: &Tensor<4>, i: usize| x.clone().slice([i..i + 1]);
+    let image = |x: &Tensor<4>, i: usize| x.clone().narrow(0, i, 1);
     for i in 0..t.len() {
         let found = unet.forward(image(&x, i), &t[i..=i], &labels[i..=i]);
         let what = format!("t = {}, {:?}", t[i], labels[i]);
@@ -160,7 +160,7 @@ fn steps_are_the_references(unet: &fashion_ddpm::UNet, reference: &References) {
             .all(|(i, _)| cases.iter().any(|c| c[1] == i))
     );
     for (i, &[kind, sampler, steps, index, t, label]) in cases.iter().enumerate() {
-        let image = |x: &Tensor<4>| x.clone().slice([i..i + 1]);
+        let image = |x: &Tensor<4>| x.clone().narrow(0, i, 1);
         let (kind, sampler) = (SCHEDULES[kind], SAMPLERS[sampler]);
         let what = format!("{kind} {sampler:?}, step {index} of {steps}");
         let step = sampler.plan(&schedule(kind), steps).unwrap()[index];

@@ -104,7 +104,7 @@ impl PredictNoise for Wardrobe {
         let rows = self
             .shifts
             .iter()
-            .map(|shifts| shifts.clone().slice([t..t + 1]));
+            .map(|shifts| shifts.clone().narrow(0, t, 1));
         self.unet
             .forward_shifted(x_t, Tensor::cat(rows.collect(), 0))
     }
