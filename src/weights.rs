@@ -173,7 +173,7 @@ pub fn encode(unet: &UNet, metadata: &Metadata, device: &Device) -> Result<Vec<u
     ));
 
     let json = serde_json::to_string(metadata).expect("plain data");
-    let sha256 = checksum(&json, &tensors)?;
+    let sha256 = checksum(&json, &tensors).map_err(unreadable)?;
     let bytes = Writer::new(tensors)
         .with_metadata("format_version", &FORMAT_VERSION.to_string())
         .with_metadata("metadata", &json)
@@ -235,7 +235,7 @@ fn open(bytes: &[u8]) -> Result<(Metadata, String, Vec<burn_pack::Tensor>), Weig
     let json = string("metadata")?;
     let expected = string("sha256")?;
     let tensors = reader.into_tensors().map_err(container)?;
-    let found = checksum(json, &tensors)?;
+    let found = checksum(json, &tensors).map_err(container)?;
     if found != *expected {
         let expected = expected.clone();
         return Err(WeightsError::Checksum { expected, found });
@@ -247,7 +247,10 @@ fn open(bytes: &[u8]) -> Result<(Metadata, String, Vec<burn_pack::Tensor>), Weig
 
 /// SHA-256 over the metadata and, in the order of their names, all tensors; every part preceded by
 /// its length, so that no byte can change sides.
-fn checksum(json: &str, tensors: &[burn_pack::Tensor]) -> Result<String, WeightsError> {
+///
+/// # Errors
+/// The container's own, where a tensor's bytes cannot be read.
+pub fn checksum(json: &str, tensors: &[burn_pack::Tensor]) -> Result<String, burn_pack::Error> {
     let mut sha256 = Sha256::new();
     let mut part = |bytes: &[u8]| {
         sha256.update((bytes.len() as u64).to_le_bytes());
@@ -263,8 +266,7 @@ fn checksum(json: &str, tensors: &[burn_pack::Tensor]) -> Result<String, Weights
         for size in tensor.shape.iter() {
             part(&(*size as u64).to_le_bytes());
         }
-        let bytes = tensor.to_bytes().map_err(unreadable)?;
-        part(&bytes);
+        part(&tensor.to_bytes()?);
     }
     Ok(hex(&sha256.finalize()))
 }

@@ -12,9 +12,8 @@ use burn::{
     tensor::{Bytes, Device, Tensor, TensorData},
 };
 use burn_pack::{Reader, Writer};
-use fashion_ddpm::{Ema, UNet, weights::hex};
+use fashion_ddpm::{Ema, UNet, weights::checksum};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 use crate::{
     data::Dataset,
@@ -105,7 +104,7 @@ pub fn encode(trainer: &mut Trainer) -> Result<Vec<u8>, CheckpointError> {
         ));
     }
     let json = serde_json::to_string(&training).expect("plain data");
-    let sha256 = checksum(&json, &tensors)?;
+    let sha256 = checksum(&json, &tensors).map_err(container)?;
     let bytes = Writer::new(tensors)
         .with_metadata("training", &json)
         .with_metadata("sha256", &sha256)
@@ -206,7 +205,7 @@ fn open(bytes: &[u8]) -> Result<(Training, Vec<burn_pack::Tensor>), CheckpointEr
     let json = string("training")?;
     let expected = string("sha256")?;
     let tensors = reader.into_tensors().map_err(container)?;
-    let found = checksum(json, &tensors)?;
+    let found = checksum(json, &tensors).map_err(container)?;
     if found != *expected {
         let expected = expected.clone();
         return Err(CheckpointError::Checksum { expected, found });
@@ -227,24 +226,6 @@ fn flatten(prefix: &str, model: &UNet) -> Result<Vec<burn_pack::Tensor>, Checkpo
         tensor.name = format!("{prefix}.{}", tensor.name);
     }
     Ok(tensors)
-}
-
-/// SHA-256 over the JSON and all tensors by name, every part preceded by its length.
-fn checksum(json: &str, tensors: &[burn_pack::Tensor]) -> Result<String, CheckpointError> {
-    let mut sha256 = Sha256::new();
-    let mut part = |bytes: &[u8]| {
-        sha256.update((bytes.len() as u64).to_le_bytes());
-        sha256.update(bytes);
-    };
-    part(json.as_bytes());
-    let mut ordered: Vec<_> = tensors.iter().collect();
-    ordered.sort_by(|a, b| a.name.cmp(&b.name));
-    for tensor in ordered {
-        part(tensor.name.as_bytes());
-        part(format!("{:?} {:?}", tensor.dtype, tensor.shape).as_bytes());
-        part(&tensor.to_bytes().map_err(container)?);
-    }
-    Ok(hex(&sha256.finalize()))
 }
 
 fn container(error: burn_pack::Error) -> CheckpointError {
