@@ -17,8 +17,11 @@ use fashion_ddpm::{
 };
 
 use crate::{
+    data::{Dataset, Split},
     device::DeviceChoice,
+    evaluate::{self, Subject},
     export, files,
+    judge::{self, JudgeConfig},
     run::{self, Options, Outcome},
     sample,
 };
@@ -42,6 +45,10 @@ enum Command {
     Sample(SampleArguments),
     /// Export an epoch's averaged weights, and list them in the index.json beside the file.
     Export(ExportArguments),
+    /// Measure how good samples are, or images from elsewhere: a table, a JSON file, two pictures.
+    Evaluate(EvaluateArguments),
+    /// Train the classifier that `evaluate` looks at samples with.
+    TrainJudge(TrainJudgeArguments),
     /// Check a weights file and print what it says about itself.
     Info {
         /// A weights file
@@ -107,6 +114,9 @@ struct SampleArguments {
     /// Steps of the sampler [default: T for ddpm, 50 for the others]
     #[arg(long, allow_negative_numbers = true, value_name = "N")]
     steps: Option<usize>,
+    /// Share of DDPM's noise in a step of ddim, 0 to 1 [default: 0]
+    #[arg(long, allow_negative_numbers = true, value_name = "E")]
+    eta: Option<f64>,
     /// How much the garment counts; 1 is off
     #[arg(
         long,
@@ -143,6 +153,94 @@ struct ExportArguments {
     out: PathBuf,
 }
 
+#[derive(Debug, Args)]
+struct EvaluateArguments {
+    /// Weights file [default: the one that web/weights/index.json names]
+    #[arg(long, value_name = "FILE", conflicts_with = "images")]
+    weights: Option<PathBuf>,
+    /// Images in place of samples: a folder of PNGs, or a NPY file of uint8 [N, 28, 28]
+    #[arg(long, value_name = "PATH", conflicts_with = "record")]
+    images: Option<PathBuf>,
+    /// Samples, a tenth of each class; of --images, at most so many
+    #[arg(
+        long,
+        allow_negative_numbers = true,
+        value_name = "N",
+        default_value_t = 10_000
+    )]
+    count: usize,
+    /// Samples without a class, as a second line; 0 for none [default: as many]
+    #[arg(long, allow_negative_numbers = true, value_name = "N")]
+    unconditional: Option<usize>,
+    /// Of all noise
+    #[arg(
+        long,
+        allow_negative_numbers = true,
+        value_name = "N",
+        default_value_t = 0
+    )]
+    seed: u32,
+    /// ddpm, ddim or dpm
+    #[arg(long, value_name = "SAMPLER", default_value_t = Sampler::Ddpm)]
+    sampler: Sampler,
+    /// Steps of the sampler [default: T for ddpm, 50 for the others]
+    #[arg(long, allow_negative_numbers = true, value_name = "N")]
+    steps: Option<usize>,
+    /// Share of DDPM's noise in a step of ddim, 0 to 1 [default: 0]
+    #[arg(long, allow_negative_numbers = true, value_name = "E")]
+    eta: Option<f64>,
+    /// How much the garment counts; 1 is off
+    #[arg(
+        long,
+        allow_negative_numbers = true,
+        value_name = "W",
+        default_value_t = 1.0
+    )]
+    guidance: f64,
+    /// auto, cuda, vulkan, metal, wgpu or cpu
+    #[arg(long, value_name = "DEVICE", default_value_t = DeviceChoice::Auto)]
+    device: DeviceChoice,
+    /// Folder with the four official .gz files [default: a cache folder, filled by downloading]
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Folder for evaluation.json, grid.png and closest.png
+    #[arg(long, value_name = "DIR", default_value = "evaluation")]
+    out: PathBuf,
+    /// Also write the figures into the index.json beside the weights
+    #[arg(long)]
+    record: bool,
+}
+
+/// The sampler with the eta asked for, which only one of them has.
+fn with_eta(sampler: Sampler, eta: Option<f64>) -> Result<Sampler, Failure> {
+    match (sampler, eta) {
+        (sampler, None) => Ok(sampler),
+        (Sampler::Ddim { .. }, Some(eta)) => Ok(Sampler::Ddim { eta }),
+        (sampler, Some(_)) => Err(format!("--eta goes with --sampler ddim, not {sampler}").into()),
+    }
+}
+
+#[derive(Debug, Args)]
+struct TrainJudgeArguments {
+    /// Folder with the four official .gz files [default: a cache folder, filled by downloading]
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Of every random number
+    #[arg(
+        long,
+        allow_negative_numbers = true,
+        value_name = "N",
+        default_value_t = 0
+    )]
+    seed: u32,
+    /// Passes over the data at most
+    #[arg(long, allow_negative_numbers = true, value_name = "N", default_value_t = JudgeConfig::default().epochs, value_parser = clap::value_parser!(u32).range(1..=999))]
+    epochs: u32,
+    /// File to write; the one that `evaluate` uses is trainer/judge/judge.bpk
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+}
+
 fn network(json: &str) -> Result<UNetConfig, String> {
     serde_json::from_str(json).map_err(|error| error.to_string())
 }
@@ -169,6 +267,8 @@ pub fn main() -> ExitCode {
         Command::Train(arguments) => train(arguments),
         Command::Sample(arguments) => sample(arguments),
         Command::Export(arguments) => export(&arguments),
+        Command::Evaluate(arguments) => evaluate(arguments),
+        Command::TrainJudge(arguments) => train_judge(&arguments),
         Command::Info { file } => info(&file),
     };
     match result {
@@ -193,7 +293,7 @@ fn one_line(message: &str) -> String {
     {
         paragraph.join(" ")
     } else {
-        "error: expected a command: train, sample, export or info; see --help".to_owned()
+        "error: expected a command: train, sample, export, evaluate, train-judge or info; see --help".to_owned()
     }
 }
 
@@ -230,7 +330,7 @@ fn sample(arguments: SampleArguments) -> Result<(), Failure> {
         count: arguments.count,
         seed: arguments.seed,
         garment: arguments.garment.0,
-        sampler: arguments.sampler,
+        sampler: with_eta(arguments.sampler, arguments.eta)?,
         steps: arguments.steps,
         guidance_scale: arguments.guidance,
         out: arguments.out,
@@ -246,6 +346,57 @@ fn export(arguments: &ExportArguments) -> Result<(), Failure> {
         arguments.out.display(),
         metadata.epoch,
         metadata.images_seen
+    );
+    Ok(())
+}
+
+fn evaluate(arguments: EvaluateArguments) -> Result<(), Failure> {
+    let report = evaluate::evaluate(&evaluate::Options {
+        subject: match arguments.images {
+            Some(images) => Subject::Images(images),
+            None => Subject::Weights(arguments.weights),
+        },
+        count: arguments.count,
+        unconditional: arguments.unconditional.unwrap_or(arguments.count),
+        seed: arguments.seed,
+        sampler: with_eta(arguments.sampler, arguments.eta)?,
+        steps: arguments.steps,
+        guidance_scale: arguments.guidance,
+        device: arguments.device,
+        data: arguments.data,
+        out: arguments.out,
+        record: arguments.record,
+    })?;
+    print!("{report}");
+    Ok(())
+}
+
+fn train_judge(arguments: &TrainJudgeArguments) -> Result<(), Failure> {
+    let training = Dataset::load(arguments.data.as_deref(), Split::Train)?;
+    let test = Dataset::load(arguments.data.as_deref(), Split::Test)?;
+    let config = JudgeConfig {
+        seed: arguments.seed,
+        epochs: arguments.epochs,
+    };
+    let (bytes, judge) = judge::train(&config, &training, &test)?;
+    files::write(&arguments.out, &bytes)?;
+    let card = &judge.card;
+    println!("{}: {} bytes", arguments.out.display(), bytes.len());
+    println!("sha256 {}", judge.sha256);
+    println!(
+        "accuracy {:.4} on {} training images, {:.4} on {} held out, {:.4} on {} test images, epoch {}",
+        card.train_accuracy,
+        card.training_images,
+        card.held_out_accuracy,
+        card.held_out_images,
+        card.test_accuracy,
+        test.len(),
+        card.epoch
+    );
+    println!(
+        "{} % of the test images are named with a confidence below {:.4}",
+        judge::UNSURE_SHARE * 100.0,
+        card.confidence_threshold
     );
     Ok(())
 }

@@ -94,8 +94,7 @@ pub fn export(run: &Path, epoch: Option<u32>, out: &Path) -> Result<Metadata, Ex
         files::create_folder(parent)?;
     }
     files::write(out, &bytes)?;
-    let json = serde_json::to_string_pretty(&index).expect("plain data") + "\n";
-    files::write(&index_path, json.as_bytes())?;
+    write_index(&index_path, &index)?;
     Ok(metadata)
 }
 
@@ -115,6 +114,48 @@ pub fn read_index(path: &Path) -> Result<Option<Index>, ExportError> {
             reason: error.to_string(),
         }),
     }
+}
+
+/// Whether the index lists just this file, with these bytes.
+///
+/// # Errors
+/// [`ExportError::Index`] where the index is something else.
+pub fn lists(index: &Path, weights: &Path, bytes: &[u8]) -> Result<bool, ExportError> {
+    let sha256 = hex(&Sha256::digest(bytes));
+    let index = read_index(index)?;
+    let models = index.map(|index| index.models).unwrap_or_default();
+    Ok(models
+        .iter()
+        .any(|model| is_named(weights, &model.file) && model.sha256 == sha256))
+}
+
+/// Writes what `evaluate` found, under a name that says what it is of, into the index beside the
+/// weights; figures of that name found before are replaced.
+///
+/// # Errors
+/// [`ExportError`] where there is no index any more, or it cannot be written.
+pub fn record(weights: &Path, name: &str, figures: serde_json::Value) -> Result<(), ExportError> {
+    let path = weights.with_file_name(INDEX);
+    let gone = || ExportError::Index {
+        path: path.clone(),
+        reason: "it does not list the weights".to_owned(),
+    };
+    let mut index = read_index(&path)?.ok_or_else(gone)?;
+    let mut models = index.models.iter_mut();
+    let entry = models
+        .find(|model| is_named(weights, &model.file))
+        .ok_or_else(gone)?;
+    entry.evaluation.insert(name.to_owned(), figures);
+    write_index(&path, &index)
+}
+
+fn is_named(path: &Path, name: &str) -> bool {
+    path.file_name().is_some_and(|file| file == name)
+}
+
+fn write_index(path: &Path, index: &Index) -> Result<(), ExportError> {
+    let json = serde_json::to_string_pretty(index).expect("plain data") + "\n";
+    Ok(files::write(path, json.as_bytes())?)
 }
 
 /// Puts an entry in its place. Figures found for the very same file stay with it.

@@ -9,6 +9,8 @@
 //! | what a killed run goes on from | `checkpoint.rs` |
 //! | a run's folder: checkpoints, log, loss curve, grids | `run.rs`, `curve.rs` |
 //! | garments from weights, to PNG and NPY | `sample.rs`, `picture.rs` |
+//! | the classifier that looks at samples | `judge.rs` |
+//! | how good samples are | `evaluate.rs`, and the mathematics of it in `metrics.rs` |
 //! | from a run to the page | `export.rs` |
 //! | the commands | `cli.rs` |
 //!
@@ -20,8 +22,11 @@ pub mod cli;
 pub mod curve;
 pub mod data;
 pub mod device;
+pub mod evaluate;
 pub mod export;
 pub mod files;
+pub mod judge;
+pub mod metrics;
 pub mod optimizer;
 pub mod picture;
 pub mod progress;

@@ -23,13 +23,13 @@ use crate::{
 };
 
 /// Images computed at once.
-const BATCH: u32 = 64;
+pub(crate) const BATCH: u32 = 64;
 
 /// Most images of a run.
 const MOST_IMAGES: u32 = 100_000;
 
 /// Largest guidance scale; far below it the pictures are caricatures already.
-const MOST_GUIDANCE: f64 = 20.0;
+pub(crate) const MOST_GUIDANCE: f64 = 20.0;
 
 /// What a person asks `sample` for.
 #[derive(Debug, Clone)]
@@ -193,7 +193,7 @@ fn write_frame(folder: &Path, number: usize, pixels: Vec<u8>) -> Result<(), File
 
 /// The default of `web/weights/index.json`, looked for from the working folder upwards, and then in
 /// the repository this was built in.
-fn default_weights() -> Result<PathBuf, SampleError> {
+pub(crate) fn default_weights() -> Result<PathBuf, SampleError> {
     let here = std::env::current_dir().unwrap_or_default();
     let built_in = Path::new(env!("CARGO_MANIFEST_DIR"));
     for folder in here.ancestors().chain(built_in.ancestors()) {
@@ -232,8 +232,22 @@ pub fn walk<B>(
     walk: &Walk,
     images: Range<u32>,
     device: &Device,
-    mut look: impl FnMut(usize, &Frame) -> ControlFlow<B>,
+    look: impl FnMut(usize, &Frame) -> ControlFlow<B>,
 ) -> ControlFlow<B, Vec<u8>> {
+    let x_0 = walk_to_x_0(unet, schedule, walk, images, device, look)?;
+    ControlFlow::Continue(to_pixels(&x_0))
+}
+
+/// As [`walk`], but the finished images as the network made them: 784 numbers each, about -1 to 1,
+/// and NaN where something went wrong.
+pub fn walk_to_x_0<B>(
+    unet: &UNet,
+    schedule: &NoiseSchedule,
+    walk: &Walk,
+    images: Range<u32>,
+    device: &Device,
+    mut look: impl FnMut(usize, &Frame) -> ControlFlow<B>,
+) -> ControlFlow<B, Vec<f32>> {
     let timesteps = schedule.timesteps();
     let denoiser = Denoiser::new(
         unet.clone(),
@@ -250,7 +264,5 @@ pub fn walk<B>(
         number += 1;
     }
     let x_0 = process.x().into_data_as::<f32>();
-    ControlFlow::Continue(to_pixels(
-        &x_0.try_to_vec::<f32>().expect("just converted to f32"),
-    ))
+    ControlFlow::Continue(x_0.try_to_vec::<f32>().expect("just converted to f32"))
 }
