@@ -944,3 +944,197 @@ impl fmt::Display for Report {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use burn::{
+        module::{Module, ModuleMapper, Param},
+        tensor::Tensor,
+    };
+    use fashion_ddpm::{BetaSchedule, UNetConfig};
+    use rand::RngExt;
+
+    use super::*;
+    use crate::picture::npy;
+
+    /// The excerpt's thousand images: `train` of them as training images, the others as test images.
+    fn halves(train: usize) -> (Images, Images) {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/data/excerpt");
+        let all = Images::of(&Dataset::read(&folder, Split::Train).unwrap(), 1000);
+        let labels = all.labels.as_ref().unwrap();
+        let rest = Images {
+            pixels: all.pixels[train * PIXELS..].to_vec(),
+            labels: Some(labels[train..].to_vec()),
+        };
+        (all.first(train), rest)
+    }
+
+    /// Known cases, and the order in which the figures must find them.
+    #[test]
+    fn figures_find_what_is_wrong() {
+        let judge = Judge::built_in().unwrap();
+        let (train, test) = halves(600);
+        let reference = Reference::new(&judge, train.clone(), test.clone());
+        let [real, faint, noisy, blurred, mirrored, missing] =
+            Anchor::ALL.map(|anchor| reference.anchor(anchor, 400));
+
+        let distance = |figures: &Figures| figures.frechet_train.value;
+        for (less, more) in [
+            (&real, &faint),
+            (&faint, &noisy),
+            (&noisy, &blurred),
+            (&noisy, &mirrored),
+            (&real, &missing),
+        ] {
+            assert!(
+                distance(less) < distance(more),
+                "{} {}",
+                less.name,
+                more.name
+            );
+        }
+        assert!(real.agreement.unwrap().value > 0.9);
+        assert!(real.precision.value > 0.8 && real.recall.value > 0.8);
+        assert_eq!(missing.balance.counts[Garment::Sneaker.label()], 0);
+
+        let mut rng = ChaCha8Rng::seed_from_u64(1);
+        let noise = Images {
+            pixels: (0..200 * PIXELS).map(|_| rng.random()).collect(),
+            labels: None,
+        };
+        let noise = reference.judge("noise", &noise);
+        assert!(distance(&noise) > 3.0 * distance(&mirrored));
+        assert!(noise.precision.value < 0.05 && noise.agreement.is_none());
+
+        let trousers = test
+            .pixels
+            .chunks_exact(PIXELS)
+            .zip(test.labels.as_ref().unwrap());
+        let trousers = trousers.filter(|(_, label)| **label == Garment::Trouser);
+        let trousers: Vec<u8> = trousers.flat_map(|(pixels, _)| pixels).copied().collect();
+        let one_class = reference.judge(
+            "trousers",
+            &Images {
+                pixels: trousers,
+                labels: None,
+            },
+        );
+        assert!(one_class.balance.p < 1e-6 && real.balance.p > 1e-3);
+        assert!(one_class.precision.value > 0.8 && one_class.recall.value < 0.3);
+        assert!(distance(&one_class) > distance(&missing));
+
+        let copies = reference.judge("copies", &train.first(400));
+        assert_eq!(copies.memorisation.median.value, 0.0);
+        assert_eq!(copies.memorisation.suspicious.value, 1.0);
+        assert!(real.memorisation.suspicious.value < 0.02);
+        // The images called by other names.
+        let mut wrong = test.clone();
+        wrong.labels.as_mut().unwrap().rotate_right(1);
+        assert!(reference.judge("wrong", &wrong).agreement.unwrap().value < 0.3);
+    }
+
+    /// The anchors against their definitions, on an image of one white pixel.
+    #[test]
+    fn anchors_are_what_they_are_called() {
+        let mut pixels = vec![0; PIXELS];
+        pixels[5 * IMAGE_SIZE + 3] = 160;
+        let image = Images {
+            pixels,
+            labels: Some(vec![Garment::Sneaker]),
+        };
+        let at =
+            |anchor: Anchor, y: usize, x: usize| anchor.apply(&image).pixels[y * IMAGE_SIZE + x];
+        assert_eq!(at(Anchor::Mirrored, 5, 24), 160);
+        let kernel = [(5, 3, 40), (4, 3, 20), (6, 4, 10), (5, 1, 0)];
+        for (y, x, value) in kernel {
+            assert_eq!(at(Anchor::Blurred, y, x), value);
+        }
+        assert_eq!(Anchor::OneClassMissing.apply(&image).count(), 0);
+        let gray = Images {
+            pixels: vec![128; 100 * PIXELS],
+            labels: None,
+        };
+        let noisy = Anchor::Noise(0.05).apply(&gray);
+        let differences = noisy.pixels.iter().map(|&p| (f64::from(p) - 128.0) / 255.0);
+        let deviation = mean(&differences.map(|d| d * d).collect::<Vec<_>>()).sqrt();
+        assert!((deviation - 0.05).abs() < 5e-4, "{deviation}");
+    }
+
+    #[test]
+    fn a_network_that_says_nan_gets_no_figure() {
+        struct Break;
+        impl ModuleMapper for Break {
+            fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+                param.map(|weight| weight * f32::NAN)
+            }
+        }
+        let device = kernels::cpu();
+        let config = UNetConfig {
+            pixel_unshuffle: 4,
+            channels: vec![8],
+            attention: vec![false],
+            ..UNetConfig::default()
+        };
+        let unet = config.init(&device).map(&mut Break);
+        let schedule = NoiseSchedule::new(BetaSchedule::Linear, 1000).unwrap();
+        let walk = Walk {
+            plan: Sampler::Ddpm.plan(&schedule, 2).unwrap(),
+            garment: None,
+            guidance_scale: 1.0,
+            seed: 0,
+        };
+        let mut progress = Progress::new(1, 0, "steps");
+        let result = sampled(&unet, &schedule, &walk, 3, &mut 0, &device, &mut progress);
+        assert!(matches!(
+            result,
+            Err(EvaluateError::NotANumber { count: 3 })
+        ));
+    }
+
+    #[test]
+    fn images_are_read_as_they_were_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let (images, _) = halves(30);
+        let file = folder.path().join("images.npy");
+        fs::write(&file, npy(&images.pixels)).unwrap();
+        assert_eq!(read_images(&file, 100).unwrap().pixels, images.pixels);
+        assert_eq!(read_images(&file, 25).unwrap().count(), 25);
+        let pictures = folder.path().join("pictures");
+        fs::create_dir(&pictures).unwrap();
+        for (i, image) in images.pixels.chunks_exact(PIXELS).enumerate() {
+            fs::write(pictures.join(format!("{i:02}.png")), png_grid(image, 1)).unwrap();
+        }
+        assert_eq!(read_images(&pictures, 100).unwrap().pixels, images.pixels);
+        fs::write(pictures.join("large.png"), png_grid(&images.pixels, 6)).unwrap();
+        let error = read_images(&pictures, 100).unwrap_err().to_string();
+        assert!(
+            error.contains("large.png") && error.contains("168 x 140"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn what_is_no_image_gets_no_figure() {
+        let folder = tempfile::tempdir().unwrap();
+        let refused = |name: &str, bytes: &[u8]| {
+            let path = folder.path().join(name);
+            fs::write(&path, bytes).unwrap();
+            read_images(&path, 100).unwrap_err().to_string()
+        };
+        let good = npy(&[7; 30 * PIXELS]);
+        assert!(refused("text.npy", b"hello").contains("another kind"));
+        assert!(refused("cut.npy", &good[..20]).contains("cut off"));
+        assert!(refused("short.npy", &good[..good.len() - 1]).contains("bytes"));
+        let mut signed = good.clone();
+        let kind = signed.iter().position(|&byte| byte == b'|').unwrap() + 1;
+        signed[kind] = b'i';
+        assert!(refused("signed.npy", &signed).contains("|i1"));
+        assert!(
+            refused("few.npy", &npy(&[7; 3 * PIXELS])).contains("20 to 10000 images, not of 3")
+        );
+        let empty = folder.path().join("empty");
+        fs::create_dir(&empty).unwrap();
+        let error = read_images(&empty, 100).unwrap_err().to_string();
+        assert!(error.contains("no PNG file"), "{error}");
+    }
+}

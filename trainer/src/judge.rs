@@ -573,3 +573,70 @@ fn container(error: impl std::fmt::Display) -> JudgeError {
 fn foreign(reason: impl std::fmt::Display) -> JudgeError {
     JudgeError::Foreign(reason.to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::data::Split;
+
+    fn excerpt() -> Dataset {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/data/excerpt");
+        Dataset::read(&folder, Split::Train).unwrap()
+    }
+
+    /// What its card says of images it was trained on holds for the thousand at hand.
+    #[test]
+    fn the_built_in_judge_knows_clothes() {
+        let judge = Judge::built_in().unwrap();
+        assert!(judge.card.test_accuracy >= 0.92);
+        let data = excerpt();
+        let everything: Vec<usize> = (0..data.len()).collect();
+        let part = part(&data, &everything);
+        let verdicts = judge.look(&part.pixels);
+        assert_eq!(verdicts.features.len(), 1000 * FEATURES);
+        let accuracy = verdicts.accuracy(&part.labels);
+        assert!(
+            (accuracy - judge.card.train_accuracy).abs() < 0.03,
+            "{accuracy}"
+        );
+        assert!(verdicts.confidences.iter().all(|c| (0.1..=1.0).contains(c)));
+    }
+
+    /// A judge of the excerpt is no good judge, but better than chance, and its file is read as it
+    /// was written.
+    #[test]
+    fn training_teaches_and_the_file_keeps_it() {
+        let data = excerpt();
+        let config = JudgeConfig { seed: 1, epochs: 3 };
+        let (bytes, judge) = train(&config, &data, &data).unwrap();
+        assert!(judge.card.held_out_accuracy > 0.4, "{:?}", judge.card);
+        assert_eq!(judge.card.training_images, 900);
+        let read = decode(&bytes).unwrap();
+        assert_eq!((&read.card, &read.sha256), (&judge.card, &judge.sha256));
+        let pixels = data.pixels(3);
+        assert_eq!(read.look(pixels), judge.look(pixels));
+    }
+
+    #[test]
+    fn a_damaged_file_is_no_judge() {
+        let good = include_bytes!("../judge/judge.bpk");
+        let mut flipped = good.to_vec();
+        let middle = flipped.len() - 1000;
+        flipped[middle] ^= 1;
+        assert!(matches!(decode(&flipped), Err(JudgeError::Checksum { .. })));
+        assert!(decode(&good[..good.len() / 2]).is_err());
+        assert!(matches!(decode(b""), Err(JudgeError::Container(_))));
+        let weights = include_bytes!("../../tests/data/tiny.bpk");
+        assert!(matches!(decode(weights), Err(JudgeError::Foreign(_))));
+    }
+
+    /// The threshold leaves its share below it.
+    #[test]
+    fn the_threshold_is_a_quantile() {
+        let confidences: Vec<f32> = (0..1000).rev().map(|i| i as f32 / 1000.0).collect();
+        assert_eq!(threshold(confidences), 0.02);
+        assert_eq!(threshold(vec![0.5]), 0.5);
+    }
+}

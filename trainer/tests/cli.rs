@@ -1,6 +1,7 @@
 //! The commands as a person meets them: the built program, its files and its exit status.
 
 use std::{
+    io::Write,
     ops::ControlFlow,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
@@ -18,9 +19,11 @@ use fashion_ddpm::{
     noise::PIXELS,
     weights::{Index, decode},
 };
+use flate2::{Compression, write::GzEncoder};
 use tempfile::{TempDir, tempdir};
 use trainer::{
     Dataset, Split, Trainer, checkpoint,
+    evaluate::Report,
     sample::{Walk, walk},
 };
 
@@ -391,4 +394,173 @@ fn what_cannot_be_trained_is_refused_in_one_line() {
     for help in [&["--help"][..], &["train", "--help"], &["--version"]] {
         assert!(run(help).status.success());
     }
+}
+
+/// A folder with the four files: 700 images of the excerpt as training images, 300 as test images.
+fn data_folder() -> TempDir {
+    let data = Dataset::read(&excerpt(), Split::Train).unwrap();
+    let folder = tempdir().unwrap();
+    let write = |name: &str, bytes: &[u8]| {
+        let mut gz = GzEncoder::new(Vec::new(), Compression::fast());
+        gz.write_all(bytes).unwrap();
+        std::fs::write(folder.path().join(name), gz.finish().unwrap()).unwrap();
+    };
+    for (prefix, range) in [("train", 0..700), ("t10k", 700..1000)] {
+        let count = (range.len() as u32).to_be_bytes();
+        let mut images = [&[0, 0, 8, 3][..], &count, &[0, 0, 0, 28, 0, 0, 0, 28]].concat();
+        let mut labels = [&[0, 0, 8, 1][..], &count].concat();
+        for i in range {
+            images.extend(data.pixels(i));
+            labels.push(data.label(i).label() as u8);
+        }
+        write(&format!("{prefix}-images-idx3-ubyte.gz"), &images);
+        write(&format!("{prefix}-labels-idx1-ubyte.gz"), &labels);
+    }
+    folder
+}
+
+/// Samples and images from elsewhere go through the same judge; the figures stand in the table, in
+/// the file, and, where asked for, in the index.
+#[test]
+fn samples_and_other_images_are_judged_alike() {
+    let (folder, weights) = weights();
+    let data = data_folder();
+    let path = |name: &str| folder.path().join(name);
+    let (out, again) = (path("figures"), path("again"));
+    let evaluate = |subject: &[&str], out: &Path| {
+        let common = ["evaluate", "--data", text(data.path()), "--out", text(out)];
+        let output = run(&[&common, subject].concat());
+        assert!(output.status.success(), "{output:?}");
+        let json = std::fs::read(out.join("evaluation.json")).unwrap();
+        let report: Report = serde_json::from_slice(&json).unwrap();
+        (report, String::from_utf8(output.stdout).unwrap())
+    };
+    let walk = [
+        "--sampler",
+        "ddim",
+        "--eta",
+        "1",
+        "--steps",
+        "3",
+        "--device",
+        "cpu",
+    ];
+    let subject = [
+        &["--weights", text(&weights), "--record", "--count", "43"],
+        &walk[..],
+    ]
+    .concat();
+    let (report, table) = evaluate(&[&subject[..], &["--unconditional", "20"]].concat(), &out);
+    let counts: Vec<usize> = report.samples.iter().map(|row| row.count).collect();
+    assert_eq!(counts, [43, 20]);
+    assert_eq!(report.beside.len(), 6);
+    assert!(report.beside[0].frechet_train.value < report.samples[0].frechet_train.value);
+    for row in report.samples.iter().chain(&report.beside) {
+        assert!(table.contains(&row.name));
+        let [low, high] = row.frechet_train.interval;
+        assert!(low < row.frechet_train.value && row.frechet_train.value < high);
+    }
+    let dimensions = |name: &str| image::image_dimensions(out.join(name)).unwrap();
+    assert_eq!(dimensions("grid.png"), (280, 140));
+    assert_eq!(dimensions("closest.png"), (8 * 28, 2 * 28));
+
+    let index = std::fs::read(weights.with_file_name("index.json")).unwrap();
+    let index: Index = serde_json::from_slice(&index).unwrap();
+    let recorded = &index.models[0].evaluation["ddim-3-eta-1.0"];
+    let figure = recorded["frechet_train"]["value"].as_f64().unwrap();
+    assert_eq!(figure, report.samples[0].frechet_train.value);
+
+    // Images of which nothing is known.
+    let npy = path("images.npy");
+    let ours: Vec<u8> = {
+        let data = Dataset::read(data.path(), Split::Test).unwrap();
+        (0..40).flat_map(|i| data.pixels(i)).copied().collect()
+    };
+    std::fs::write(&npy, trainer::picture::npy(&ours)).unwrap();
+    let (given, _) = evaluate(&["--images", text(&npy)], &again);
+    assert_eq!(given.samples[0].count, 40);
+    assert!(given.samples[0].agreement.is_none());
+    // These are the first 40 test images, which stand beside the figures as well.
+    assert_eq!(
+        given.samples[0].frechet_train,
+        given.beside[0].frechet_train
+    );
+    assert_eq!(given.samples[0].precision, given.beside[0].precision);
+}
+
+#[test]
+fn what_cannot_be_judged_is_refused() {
+    let (folder, weights) = weights();
+    let data = data_folder();
+    let path = |name: &str| folder.path().join(name);
+    let out = path("out");
+    let refused = |more: &[&str], word: &str| {
+        let common = ["evaluate", "--data", text(data.path()), "--out", text(&out)];
+        assert_refused(&[&common, more].concat(), word);
+        assert!(!out.exists(), "{more:?} left figures");
+    };
+    let of_ours = ["--weights", text(&weights)];
+    let with = |more: &[&'static str]| [&of_ours[..], more].concat();
+    refused(&with(&["--count", "19"]), "20 to 10000");
+    refused(
+        &with(&["--count", "20", "--unconditional", "3"]),
+        "20 to 10000",
+    );
+    refused(&with(&["--eta", "0.5"]), "--sampler ddim");
+    refused(&with(&["--count", "20", "--steps", "0"]), "1 to 1000");
+    refused(&with(&["--guidance", "-1"]), "--guidance");
+    refused(&["--weights", text(&path("none.bpk"))], "none.bpk");
+    // A judge is a burnpack file too, but of another network.
+    let judge = Path::new(env!("CARGO_MANIFEST_DIR")).join("judge/judge.bpk");
+    refused(&["--weights", text(&judge)], "judge.bpk");
+    let copy = path("unlisted.bpk");
+    std::fs::copy(&weights, &copy).unwrap();
+    refused(
+        &["--weights", text(&copy), "--record", "--count", "20"],
+        "index.json",
+    );
+    let empty = path("empty");
+    std::fs::create_dir(&empty).unwrap();
+    refused(&["--images", text(&empty)], "no PNG file");
+    refused(&["--images", text(&weights)], "another kind");
+    // The excerpt's folder has no test images.
+    let npy = path("images.npy");
+    std::fs::write(&npy, trainer::picture::npy(&[0; 30 * PIXELS])).unwrap();
+    let (npy, excerpt) = (text(&npy), excerpt());
+    assert_refused(
+        &[
+            "evaluate",
+            "--images",
+            npy,
+            "--data",
+            text(&excerpt),
+            "--out",
+            text(&out),
+        ],
+        "t10k",
+    );
+}
+
+#[test]
+fn a_judge_is_trained_from_the_command_line() {
+    let data = data_folder();
+    let file = data.path().join("judge.bpk");
+    let arguments = [
+        "train-judge",
+        "--epochs",
+        "1",
+        "--data",
+        text(data.path()),
+        "--out",
+        text(&file),
+    ];
+    let output = run(&arguments);
+    assert!(output.status.success(), "{output:?}");
+    let judge = trainer::judge::decode(&std::fs::read(&file).unwrap()).unwrap();
+    assert_eq!(judge.card.training_images, 630);
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(
+        said.contains(&judge.sha256) && said.contains("300 test images"),
+        "{said}"
+    );
 }
