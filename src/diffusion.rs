@@ -1,16 +1,36 @@
 //! The forward process q and the training objective.
 
+#[cfg(feature = "network")]
 use burn::tensor::{Device, Tensor, TensorData};
 
-use crate::{Garment, NoiseSchedule, UNet};
+use crate::NoiseSchedule;
+#[cfg(feature = "network")]
+use crate::{Garment, UNet};
+
+/// Noises pixels in one go: x_t = sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) epsilon
+/// (Ho et al. 2020, equation 4). `x_0` in [-1, 1], `t` 0-based; the result is as long as the shorter
+/// of `x_0` and `noise`.
+pub fn q_sample(schedule: &NoiseSchedule, x_0: &[f32], t: usize, noise: &[f32]) -> Vec<f32> {
+    let alpha_cumprod = schedule.alphas_cumprod()[t];
+    let (image, rest) = (
+        alpha_cumprod.sqrt() as f32,
+        (1.0 - alpha_cumprod).sqrt() as f32,
+    );
+    x_0.iter()
+        .zip(noise)
+        .map(|(x_0, noise)| image * x_0 + rest * noise)
+        .collect()
+}
 
 /// Gaussian diffusion over a [`NoiseSchedule`]: how images are noised, and what is learned from it.
+#[cfg(feature = "network")]
 #[derive(Debug, Clone)]
 pub struct GaussianDiffusion {
     /// The tables of alpha_bar_t and beta_t.
     pub schedule: NoiseSchedule,
 }
 
+#[cfg(feature = "network")]
 impl GaussianDiffusion {
     /// Diffusion over these tables.
     pub fn new(schedule: NoiseSchedule) -> Self {
@@ -60,12 +80,12 @@ impl GaussianDiffusion {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "network"))]
 mod tests {
     use super::*;
     use crate::{
         BetaSchedule,
-        noise::{PIXELS, gaussian_batch},
+        noise::{PIXELS, gaussian, gaussian_batch},
     };
 
     /// Equation 4 in f64 on the host, from the image nearly whole to nearly nothing of it.
@@ -88,6 +108,26 @@ mod tests {
                 (f64::from(value) - expected).abs() < 1e-6,
                 "{value} {expected}"
             );
+        }
+    }
+
+    /// Images one by one on plain slices are the batch on tensors.
+    #[test]
+    fn slices_and_tensors_are_noised_alike() {
+        let device = kernels::cpu();
+        let schedule = NoiseSchedule::new(BetaSchedule::Linear, 1000).unwrap();
+        let diffusion = GaussianDiffusion::new(schedule.clone());
+        let (x_0, noise) = (gaussian(2, 0, 0, 0), gaussian(1, 0, 0, 0));
+        for t in [0, 1, 400, 999] {
+            let tensor = |values: &[f32]| {
+                let data = TensorData::new(values.to_vec(), [1, 1, 28, 28]);
+                Tensor::<4>::from_data(data, &device)
+            };
+            let x_t = diffusion.q_sample(tensor(&x_0), &[t], tensor(&noise));
+            let x_t = x_t.into_data_as::<f32>().try_to_vec::<f32>().unwrap();
+            for (a, b) in x_t.iter().zip(q_sample(&schedule, &x_0, t, &noise)) {
+                assert!((a - b).abs() < 1e-6, "t = {t}: {a} {b}");
+            }
         }
     }
 }

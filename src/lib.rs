@@ -15,19 +15,31 @@
 //! Two programs stand on this crate: the trainer and the page. Neither defines a network, a
 //! schedule or a random number of its own, so that the same seed is the same garment in both. The
 //! crate knows no backend by name, no browser and no command line.
+//!
+//! The feature `network`, on by default, is all that holds tensors. Without it the process remains:
+//! schedule, noise, the samplers' coefficients, noising of plain slices. That is what the page's
+//! main thread shows and checks, beside the worker that runs the network.
 
 pub mod diffusion;
+#[cfg(feature = "network")]
 pub mod ema;
 pub mod garment;
 pub mod noise;
 pub mod sampler;
 pub mod schedule;
+#[cfg(feature = "network")]
 pub mod unet;
+#[cfg(feature = "network")]
 pub mod weights;
 
+#[cfg(feature = "network")]
 pub use diffusion::GaussianDiffusion;
+#[cfg(feature = "network")]
 pub use ema::Ema;
 pub use garment::Garment;
-pub use sampler::{Frame, PredictNoise, ReverseProcess, Sampler};
+pub use sampler::Sampler;
+#[cfg(feature = "network")]
+pub use sampler::{Frame, PredictNoise, ReverseProcess};
 pub use schedule::{BetaSchedule, NoiseSchedule};
+#[cfg(feature = "network")]
 pub use unet::{Denoiser, UNet, UNetConfig};

@@ -4,8 +4,10 @@
 //! host, by a counter-based generator (ChaCha with 8 rounds) keyed by what the noise is for. No
 //! draw depends on another one: pausing, rewinding, batching or leaving out steps changes nothing.
 
+#[cfg(feature = "network")]
 use std::ops::Range;
 
+#[cfg(feature = "network")]
 use burn::tensor::{Device, Tensor, TensorData};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -37,6 +39,7 @@ pub fn gaussian(seed: u32, image: u32, branch: u32, t: usize) -> Vec<f32> {
 }
 
 /// [`gaussian`] of several images, shape `[images.len(), 1, 28, 28]`.
+#[cfg(feature = "network")]
 pub fn gaussian_batch(
     seed: u32,
     images: Range<u32>,
@@ -92,6 +95,7 @@ mod tests {
         }
     }
 
+    #[cfg(feature = "network")]
     #[test]
     fn a_batch_is_its_images() {
         let device = kernels::cpu();

@@ -11,20 +11,20 @@
 //!
 //! `noise_hat` is the network's `pred_noise` wherever nothing was clipped. What a sampler is, then,
 //! is five numbers a step; `ddpm.rs`, `ddim.rs` and `dpm_solver.rs` compute them in f64 from their
-//! papers' equations, and [`Step::apply`] is the one place where tensors move.
+//! papers' equations, and `Step::apply` in `reverse.rs` is the one place where tensors move.
 
 mod ddim;
 mod ddpm;
 mod dpm_solver;
+#[cfg(feature = "network")]
+mod reverse;
 
-use std::{collections::VecDeque, fmt, ops::Range, str::FromStr};
+use std::{fmt, str::FromStr};
 
-use burn::tensor::{Device, Tensor, TensorData};
+use crate::NoiseSchedule;
 
-use crate::{
-    NoiseSchedule,
-    noise::{IMAGE_SIZE, gaussian, gaussian_batch},
-};
+#[cfg(feature = "network")]
+pub use reverse::{Frame, PredictNoise, ReverseProcess};
 
 /// A way to walk back from x_T to x_0.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -141,6 +141,18 @@ fn timesteps(n: usize, steps: usize) -> Vec<usize> {
         .collect()
 }
 
+/// What is left of a plan at the 0-based timestep `t`: its steps from there on.
+///
+/// Nothing is known of a step before, so that a multistep sampler begins anew, with a step of first
+/// order.
+pub fn remaining(plan: &[Step], t: usize) -> Vec<Step> {
+    let mut rest: Vec<Step> = plan.iter().filter(|step| step.t <= t).copied().collect();
+    if let Some(first) = rest.first_mut() {
+        first.pred_x_start += std::mem::take(&mut first.previous_pred_x_start);
+    }
+    rest
+}
+
 /// One step's numbers; see the module's first lines for what they multiply.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Step {
@@ -178,37 +190,6 @@ impl Step {
         }
     }
 
-    /// The clipped estimate of x_0, x-hat-0 in the lecture. Shapes `[batch, 1, 28, 28]`.
-    pub fn pred_x_start(&self, x_t: Tensor<4>, pred_noise: Tensor<4>) -> Tensor<4> {
-        let a = self.sqrt_alpha_cumprod;
-        let s = self.sqrt_one_minus_alpha_cumprod;
-        (x_t * (1.0 / a) - pred_noise * (s / a)).clamp(-1.0, 1.0)
-    }
-
-    /// The next state. Shapes `[batch, 1, 28, 28]`; `previous` is the step before's
-    /// `pred_x_start`, `z` is standard normal; either may be missing where its weight is 0.
-    pub fn apply(
-        &self,
-        x_t: Tensor<4>,
-        pred_x_start: Tensor<4>,
-        previous: Option<Tensor<4>>,
-        z: Option<Tensor<4>>,
-    ) -> Tensor<4> {
-        let (x_t_weight, pred_x_start_weight) = self.folded();
-        let mut next = x_t * x_t_weight + pred_x_start * pred_x_start_weight;
-        if let Some(previous) = previous
-            && self.previous_pred_x_start != 0.0
-        {
-            next = next + previous * self.previous_pred_x_start;
-        }
-        if let Some(z) = z
-            && self.noise != 0.0
-        {
-            next = next + z * self.noise;
-        }
-        next
-    }
-
     /// The weights of x_t and of the clipped estimate once noise_hat, which is made of these two,
     /// is written out.
     pub fn folded(&self) -> (f64, f64) {
@@ -218,119 +199,6 @@ impl Step {
             self.x_t + self.pred_noise / s,
             self.pred_x_start - self.pred_noise * a / s,
         )
-    }
-}
-
-/// Whatever can tell the noise in an image: the network, or an oracle in a test.
-pub trait PredictNoise {
-    /// The noise in `x_t`, shape `[batch, 1, 28, 28]`, at the 0-based timestep `t`.
-    fn predict(&self, x_t: Tensor<4>, t: usize) -> Tensor<4>;
-}
-
-/// One step's input, and what the network made of it. Shapes `[batch, 1, 28, 28]`.
-#[derive(Debug, Clone)]
-pub struct Frame {
-    /// The 0-based timestep.
-    pub t: usize,
-    /// The state before the step.
-    pub x_t: Tensor<4>,
-    /// What the network says is noise in it.
-    pub pred_noise: Tensor<4>,
-    /// What remains without the noise, clipped to [-1, 1].
-    pub pred_x_start: Tensor<4>,
-}
-
-/// A walk from x_T to x_0, one [`Frame`] at a time.
-///
-/// Nothing is read back from the device and nothing waits for it: a caller may queue as many steps
-/// as it likes and read the frames later.
-#[derive(Debug)]
-pub struct ReverseProcess<P> {
-    predictor: P,
-    plan: VecDeque<Step>,
-    seed: u32,
-    images: Range<u32>,
-    device: Device,
-    x: Tensor<4>,
-    previous_pred_x_start: Option<Tensor<4>>,
-    /// z of the steps to come, one tensor a step, in order.
-    noise: VecDeque<Tensor<4>>,
-}
-
-impl<P: PredictNoise> ReverseProcess<P> {
-    /// Starts from the noise x_T of the seed's `images`; `timesteps` is T.
-    pub fn new(
-        predictor: P,
-        plan: Vec<Step>,
-        seed: u32,
-        images: Range<u32>,
-        timesteps: usize,
-        device: &Device,
-    ) -> Self {
-        Self {
-            predictor,
-            plan: plan.into(),
-            seed,
-            x: gaussian_batch(seed, images.clone(), 0, timesteps, device),
-            images,
-            device: device.clone(),
-            previous_pred_x_start: None,
-            noise: VecDeque::new(),
-        }
-    }
-
-    /// The state now: x_T at first, the finished images x_0 in the end.
-    pub fn x(&self) -> Tensor<4> {
-        self.x.clone()
-    }
-
-    /// How many steps are still to be taken.
-    pub fn steps_left(&self) -> usize {
-        self.plan.len()
-    }
-
-    /// Takes a step; `None` where the walk is over.
-    pub fn step(&mut self) -> Option<Frame> {
-        let step = self.plan.pop_front()?;
-        let x_t = self.x.clone();
-        let pred_noise = self.predictor.predict(x_t.clone(), step.t);
-        let pred_x_start = step.pred_x_start(x_t.clone(), pred_noise.clone());
-        let z = (step.noise != 0.0).then(|| self.next_noise(step));
-        let previous = self.previous_pred_x_start.replace(pred_x_start.clone());
-        self.x = step.apply(x_t.clone(), pred_x_start.clone(), previous, z);
-        Some(Frame {
-            t: step.t,
-            x_t,
-            pred_noise,
-            pred_x_start,
-        })
-    }
-
-    /// z of this step. Up to a hundred steps' noise goes to the device in one piece: a transfer
-    /// costs the same whether it carries one step's or a hundred's.
-    fn next_noise(&mut self, step: Step) -> Tensor<4> {
-        const STEPS_AT_ONCE: usize = 100;
-        if self.noise.is_empty() {
-            let steps: Vec<Step> = std::iter::once(step)
-                .chain(self.plan.iter().copied())
-                .filter(|step| step.noise != 0.0)
-                .take(STEPS_AT_ONCE)
-                .collect();
-            let n = self.images.len();
-            let values: Vec<f32> = steps
-                .iter()
-                .flat_map(|step| self.images.clone().map(|image| (image, step.t)))
-                .flat_map(|(image, t)| gaussian(self.seed, image, 0, t))
-                .collect();
-            let shape = [steps.len() * n, 1, IMAGE_SIZE, IMAGE_SIZE];
-            let all = Tensor::<4>::from_data(TensorData::new(values, shape), &self.device);
-            self.noise = (0..steps.len())
-                .map(|i| all.clone().narrow(0, i * n, n))
-                .collect();
-        }
-        self.noise
-            .pop_front()
-            .expect("filled above with this step's own")
     }
 }
 
@@ -394,6 +262,23 @@ mod tests {
         assert_eq!(timesteps(1000, 1000), (0..1000).collect::<Vec<_>>());
     }
 
+    /// The rest of a plan is its tail, but for a first step that has no step before.
+    #[test]
+    fn a_plan_begun_in_the_middle() {
+        let schedule = linear();
+        for sampler in ALL {
+            let plan = sampler.plan(&schedule, 100).unwrap();
+            assert_eq!(remaining(&plan, 999), plan);
+            let rest = remaining(&plan, 500);
+            assert_eq!(rest.first().map(|step| step.t), Some(499));
+            assert_eq!(rest[1..], plan[51..]);
+            assert_eq!(rest[0].previous_pred_x_start, 0.0);
+            let weight = |step: &Step| step.pred_x_start + step.previous_pred_x_start;
+            assert!((weight(&rest[0]) - weight(&plan[50])).abs() < 1e-12);
+            assert!(remaining(&plan, 8).is_empty());
+        }
+    }
+
     #[test]
     fn impossible_walks_are_refused() {
         let schedule = linear();
@@ -427,37 +312,5 @@ mod tests {
     fn pixels_are_rounded_and_saturate() {
         let pixels = to_pixels(&[-1.0, 1.0, 0.0, -3.0, 3.0, f32::NAN, -0.996]);
         assert_eq!(pixels, [0, 255, 128, 0, 255, 0, 1]);
-    }
-
-    /// A predictor that sees no noise: the walk's arithmetic alone.
-    struct Nothing;
-
-    impl PredictNoise for Nothing {
-        fn predict(&self, x_t: Tensor<4>, _: usize) -> Tensor<4> {
-            x_t.zeros_like()
-        }
-    }
-
-    /// A batch is its images one by one, whatever the batching of the noise.
-    #[test]
-    fn images_do_not_depend_on_their_batch() {
-        let device = kernels::cpu();
-        let run = |images: Range<u32>| {
-            let plan = Sampler::Ddpm.plan(&linear(), 250).unwrap();
-            let mut process = ReverseProcess::new(Nothing, plan, 3, images, 1000, &device);
-            assert_eq!(process.steps_left(), 250);
-            let mut seen = 0;
-            while process.step().is_some() {
-                seen += 1;
-            }
-            assert_eq!(seen, 250);
-            process
-                .x()
-                .into_data_as::<f32>()
-                .try_to_vec::<f32>()
-                .unwrap()
-        };
-        let both = run(4..6);
-        assert_eq!(both, [run(4..5), run(5..6)].concat());
     }
 }

@@ -107,7 +107,11 @@ impl Engine {
                 run,
                 picture,
                 paused,
-            } => self.run(run, &picture, paused).await,
+                start,
+            } => {
+                let start = start.map(|start| (start, values));
+                self.run(run, &picture, paused, start).await
+            }
             Request::Explain {
                 run,
                 index,
@@ -228,22 +232,7 @@ impl Engine {
         let garment = parse_garment(&picture.garment).map_err(Failure::picture)?;
         let denoiser = self.denoiser(garment, picture.guidance)?;
         let (opened, weights) = self.ready()?;
-        if x_t.len() != count as usize * PIXELS {
-            let reason = format!(
-                "{count} images have {PIXELS} pixels each, not {}",
-                x_t.len()
-            );
-            return Err(Failure::picture(reason));
-        }
-        let timesteps = weights.metadata.timesteps;
-        if t as usize >= timesteps {
-            return Err(Failure::picture(format!(
-                "t goes from 0 to {}, not {t}",
-                timesteps - 1
-            )));
-        }
-        let shape = [count as usize, 1, IMAGE_SIZE, IMAGE_SIZE];
-        let x_t = Tensor::from_data(TensorData::new(x_t, shape), &opened.device);
+        let x_t = state(count, t, x_t, weights.metadata.timesteps, &opened.device)?;
         let pred_noise = self
             .read(reading(denoiser.predict(x_t, t as usize)))
             .await?;
@@ -326,6 +315,29 @@ pub(crate) fn images(picture: &Picture) -> Result<u32, Failure> {
         "1 to {MOST_IMAGES} images at a time, not {}",
         picture.count
     )))
+}
+
+/// A state that the page knows, `[count, 1, 28, 28]`, at a timestep that there is.
+pub(crate) fn state(
+    count: u32,
+    t: u32,
+    x_t: Vec<f32>,
+    timesteps: usize,
+    device: &Device,
+) -> Result<Tensor<4>, Failure> {
+    if x_t.len() != count as usize * PIXELS {
+        let found = x_t.len();
+        let reason = format!("{count} images have {PIXELS} pixels each, not {found}");
+        return Err(Failure::picture(reason));
+    }
+    if t as usize >= timesteps {
+        let last = timesteps - 1;
+        return Err(Failure::picture(format!(
+            "t goes from 0 to {last}, not {t}"
+        )));
+    }
+    let shape = [count as usize, 1, IMAGE_SIZE, IMAGE_SIZE];
+    Ok(Tensor::from_data(TensorData::new(x_t, shape), device))
 }
 
 /// Asks for a tensor's values; an error is the device's complaint.

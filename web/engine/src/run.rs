@@ -14,12 +14,12 @@ use std::{
 };
 
 use burn::tensor::{Tensor, TensorData};
-use fashion_ddpm::{Frame, ReverseProcess, Sampler, garment::parse_garment};
-use protocol::{Event, Picture, Request, StepInfo};
+use fashion_ddpm::{Frame, ReverseProcess, Sampler, garment::parse_garment, sampler::remaining};
+use protocol::{Event, Picture, Request, Start, StepInfo};
 
 use crate::{
     device::Opened,
-    engine::{Engine, Failure, images, reading, values},
+    engine::{Engine, Failure, images, reading, state, values},
     wasm::{Message, now},
 };
 
@@ -45,15 +45,30 @@ impl Engine {
         run: u32,
         picture: &Picture,
         mut paused: bool,
+        start: Option<(Start, Vec<f32>)>,
     ) -> Result<(), Failure> {
         let count = images(picture)?;
         let garment = parse_garment(&picture.garment).map_err(Failure::picture)?;
         let sampler: Sampler = picture.sampler.parse().map_err(Failure::picture)?;
         let denoiser = self.denoiser(garment, picture.guidance)?;
         let (opened, weights) = self.ready()?;
-        let plan = sampler
+        let (timesteps, device) = (weights.metadata.timesteps, &opened.device);
+        let mut plan = sampler
             .plan(&weights.diffusion.schedule, picture.steps as usize)
             .map_err(Failure::picture)?;
+        let start = match start {
+            None => None,
+            Some((Start { t, branches }, x_t)) => {
+                if branches.len() != count as usize {
+                    let found = branches.len();
+                    let reason = format!("{count} images need as many branches, not {found}");
+                    return Err(Failure::picture(reason));
+                }
+                plan = remaining(&plan, t as usize);
+                let streams = branches.into_iter().map(|branch| (0, branch)).collect();
+                Some((streams, state(count, t, x_t, timesteps, device)?))
+            }
+        };
         let steps = plan
             .iter()
             .map(|step| StepInfo {
@@ -67,9 +82,11 @@ impl Engine {
         let mut clock = Clock::default();
         clock.start();
         let mut batches = Batches::new(run, opened);
-        let (timesteps, device) = (weights.metadata.timesteps, &opened.device);
-        let mut process =
-            ReverseProcess::new(denoiser, plan, picture.seed, 0..count, timesteps, device);
+        let seed = picture.seed;
+        let mut process = match start {
+            None => ReverseProcess::new(denoiser, plan, seed, 0..count, timesteps, device),
+            Some((streams, x_t)) => ReverseProcess::resume(denoiser, plan, seed, streams, x_t),
+        };
         // Steps asked for one by one while paused.
         let mut asked = 0u32;
         let mut breath = now();

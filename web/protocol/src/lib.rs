@@ -40,6 +40,17 @@ pub struct Picture {
     pub count: u32,
 }
 
+/// A place in the reverse process to begin at.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Start {
+    /// The 0-based timestep of x_t; the first step is the sampler's first one at or below it.
+    pub t: u32,
+    /// For each image of the run, the branch whose noise it gets; each is image 0 of the seed.
+    /// Branch 0 is the noise of the run itself.
+    pub branches: Vec<u32>,
+}
+
 /// What the page asks of the engine.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(
@@ -65,6 +76,9 @@ pub enum Request {
         picture: Picture,
         /// Whether to begin paused.
         paused: bool,
+        /// Where to begin, if not at pure noise; with one buffer: x_t, f32, `[count, 784]`.
+        #[serde(default)]
+        start: Option<Start>,
     },
     /// Compute no further step until [`Request::Resume`] or [`Request::Step`].
     Pause {
@@ -259,11 +273,12 @@ mod tests {
             run: 3,
             picture,
             paused: false,
+            start: None,
         };
         assert_eq!(
             serde_json::to_value(&run).unwrap(),
             serde_json::json!({
-                "type": "run", "run": 3, "paused": false,
+                "type": "run", "run": 3, "paused": false, "start": null,
                 "picture": {
                     "seed": 7, "garment": "any", "sampler": "ddpm", "steps": 1000,
                     "guidance": 1.0, "count": 1,
