@@ -1,10 +1,14 @@
 //! The border with the browser: finding, changing, listening, asking.
 
-use js_sys::{Reflect, Uint8Array};
+use js_sys::{Array, Reflect, Uint8Array};
 use serde::{Serialize, de::DeserializeOwned};
 use wasm_bindgen::{JsCast, prelude::*};
 use wasm_bindgen_futures::JsFuture;
-use web_sys::{CustomEvent, CustomEventInit, Document, Element, Event, RequestCache, RequestInit};
+use web_sys::{
+    Blob, BlobPropertyBag, CustomEvent, CustomEventInit, Document, Element, Event,
+    HtmlAnchorElement, IntersectionObserver, IntersectionObserverEntry, IntersectionObserverInit,
+    RequestCache, RequestInit, Url,
+};
 
 /// The browser's window.
 ///
@@ -76,6 +80,83 @@ pub fn after(milliseconds: i32, callback: impl FnOnce() + 'static) {
         closure.unchecked_ref(),
         milliseconds,
     );
+}
+
+/// Calls back once, when the element comes within a screen of what is seen.
+pub fn when_near(element: &Element, callback: impl FnOnce() + 'static) {
+    let mut callback = Some(callback);
+    let seen = move |entries: Array, observer: IntersectionObserver| {
+        let near = entries.iter().any(|entry| {
+            let entry: IntersectionObserverEntry = entry.unchecked_into();
+            entry.is_intersecting()
+        });
+        if let Some(callback) = callback.take_if(|_| near) {
+            observer.disconnect();
+            callback();
+        }
+    };
+    let closure = Closure::<dyn FnMut(Array, IntersectionObserver)>::new(seen).into_js_value();
+    let options = IntersectionObserverInit::new();
+    options.set_root_margin("100% 0px");
+    if let Ok(observer) = IntersectionObserver::new_with_options(closure.unchecked_ref(), &options)
+    {
+        observer.observe(element);
+    }
+}
+
+/// Fetches a file, telling the share that has come where the length is known.
+///
+/// # Errors
+/// What went wrong, as the end of a sentence.
+pub async fn fetch_bytes(
+    address: &str,
+    length: f64,
+    mut progress: impl FnMut(f64),
+) -> Result<Vec<u8>, String> {
+    let failed = |error: JsValue| format!("the connection failed: {}", words(&error));
+    let response = JsFuture::from(window().fetch_with_str(address)).await;
+    let response: web_sys::Response = response.map_err(failed)?.unchecked_into();
+    if !response.ok() {
+        return Err(format!("the server answered {}", response.status()));
+    }
+    let Some(body) = response.body() else {
+        return Err("the server answered with nothing".to_owned());
+    };
+    let reader: web_sys::ReadableStreamDefaultReader = body.get_reader().unchecked_into();
+    let mut file = Vec::new();
+    loop {
+        let chunk = JsFuture::from(reader.read()).await.map_err(failed)?;
+        let Ok(chunk) = get(&chunk, "value").dyn_into::<Uint8Array>() else {
+            return Ok(file);
+        };
+        file.extend(chunk.to_vec());
+        progress((file.len() as f64 / length.max(1.0)).min(1.0));
+    }
+}
+
+/// Gives the visitor a file, with their downloads. `false` where the browser does not let it.
+pub fn save(name: &str, kind: &str, content: &[u8]) -> bool {
+    let options = BlobPropertyBag::new();
+    options.set_type(kind);
+    let parts = Array::of1(&bytes(content));
+    let Ok(blob) = Blob::new_with_u8_array_sequence_and_options(&parts, &options) else {
+        return false;
+    };
+    let Ok(address) = Url::create_object_url_with_blob(&blob) else {
+        return false;
+    };
+    let link = document().create_element("a").ok();
+    let Some(link) = link.and_then(|link| link.dyn_into::<HtmlAnchorElement>().ok()) else {
+        return false;
+    };
+    link.set_href(&address);
+    link.set_download(name);
+    link.click();
+    // The download has begun by then.
+    after(60_000, move || {
+        let _ = Url::revoke_object_url(&address);
+    });
+    true
 }
 
 /// Milliseconds since the page was opened.

@@ -1,7 +1,5 @@
 //! Numbers into colours.
 
-use half::f16;
-
 use crate::store::PIXELS;
 
 /// The size of an image on each side.
@@ -21,10 +19,8 @@ pub fn grey(levels: impl ExactSizeIterator<Item = u8>) -> Vec<u8> {
 }
 
 /// Noise, image after image, as RGBA of one square: blue below zero, orange above.
-pub fn diverging(noise: &[f16]) -> Vec<u8> {
-    square(noise.iter(), |value| {
-        diverging_colour(value.to_f32() / NOISE_RANGE)
-    })
+pub fn diverging(noise: impl ExactSizeIterator<Item = f32>) -> Vec<u8> {
+    square(noise, |value| diverging_colour(value / NOISE_RANGE))
 }
 
 /// From blue at -1 over near-black at 0 to orange at 1. Dark where there is nothing, as in the

@@ -5,23 +5,38 @@
 //! - `player`: computing and showing as two clocks
 //! - `store`: all frames of a run
 //! - `draw`: numbers into colours
+//! - `animation`: a run as a GIF
+//! - `chart`: lines and points as SVG
 //! - `engine`: chooses an engine and talks to its worker
-//! - `page`: the controls, and what they do
-//! - `dom`: the border with the browser
+//! - `desk`: shares the one engine among the figures
+//! - `page`: what all figures have in common: the state, the desk, the status line
+//! - `figures`: one file a figure
+//! - `lecture`: one figure at a time, on a projector
+//! - `canvas`, `dom`: the border with the browser
 //!
-//! The first four touch no browser and are tested natively.
+//! The first six touch no browser and are tested natively.
 
 #![cfg_attr(not(target_arch = "wasm32"), allow(dead_code))]
 
+mod animation;
+mod chart;
 mod draw;
 mod player;
 mod state;
 mod store;
 
 #[cfg(target_arch = "wasm32")]
+mod canvas;
+#[cfg(target_arch = "wasm32")]
+mod desk;
+#[cfg(target_arch = "wasm32")]
 mod dom;
 #[cfg(target_arch = "wasm32")]
 mod engine;
+#[cfg(target_arch = "wasm32")]
+mod figures;
+#[cfg(target_arch = "wasm32")]
+mod lecture;
 #[cfg(target_arch = "wasm32")]
 mod page;
 

@@ -1,0 +1,737 @@
+//! The engine's desk: all figures share one engine, and ask for its work here.
+//!
+//! The engine computes one run at a time. Who asks last gets it, and whose run that ends is told so;
+//! a question about a single image may come in between. A figure never talks to the worker: it
+//! starts a [`Job`] and reads its [`News`], in plain order:
+//!
+//! ```ignore
+//! let mut run = desk.start(job);
+//! loop {
+//!     match run.next().await? {
+//!         News::Frames { .. } => (),
+//!         News::Done { x_0, .. } => break,
+//!         News::Started(_) => (),
+//!     }
+//! }
+//! ```
+//!
+//! A run is stopped by dropping it. Which epoch's weights the engine holds is the desk's business:
+//! it loads what the next job needs.
+
+use std::{cell::RefCell, collections::BTreeMap, fmt, rc::Rc};
+
+use futures_channel::{mpsc, oneshot};
+use protocol::{EngineKind, ErrorCode, Event, Model, Part, Picture, Request, Start, StepInfo};
+use serde::Deserialize;
+use wasm_bindgen_futures::spawn_local;
+
+use crate::{
+    dom,
+    engine::{self, Engine},
+    state::EngineChoice,
+};
+
+/// `weights/index.json`, as far as the page needs it.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Index {
+    /// File of the weights that are used where none are asked for.
+    pub default: String,
+    /// All weights there are.
+    pub models: Vec<Weights>,
+}
+
+/// A weights file.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Weights {
+    file: String,
+    bytes: u64,
+    sha256: String,
+    /// Passes over the data set.
+    pub epoch: u32,
+}
+
+impl Weights {
+    /// Where it is, with its checksum as a version.
+    pub fn address(&self) -> String {
+        dom::absolute(&format!("weights/{}?v={}", self.file, self.sha256))
+    }
+}
+
+/// Something to compute.
+#[derive(Debug, Clone)]
+pub struct Job {
+    /// What.
+    pub picture: Picture,
+    /// With the weights of which epoch; `None` is the page's own choice.
+    pub epoch: Option<u32>,
+    /// From where, with x_t, `[count, 784]`; `None` is pure noise.
+    pub start: Option<(Start, Vec<f32>)>,
+}
+
+/// What comes of a job.
+#[derive(Debug)]
+pub enum News {
+    /// It has begun; the numbers of each step to come.
+    Started(Vec<StepInfo>),
+    /// Frames, in order.
+    Frames {
+        /// Index of the first one.
+        first: usize,
+        /// x_t of each frame, `[frames, count, 784]`.
+        x_t: Vec<f32>,
+        /// The predicted noise of each, in the same shape.
+        pred_noise: Vec<f32>,
+    },
+    /// It is finished.
+    Done {
+        /// The garments, `[count, 784]`.
+        x_0: Vec<f32>,
+        /// Time spent computing.
+        elapsed_ms: f64,
+    },
+}
+
+/// Why a run ended before it was done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum End {
+    /// Another figure asked for the engine.
+    Taken,
+    /// It failed, and this is why.
+    Failed(String),
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Taken => f.write_str("Stopped: another figure is using the network now."),
+            Self::Failed(reason) => f.write_str(reason),
+        }
+    }
+}
+
+impl From<End> for String {
+    fn from(end: End) -> Self {
+        end.to_string()
+    }
+}
+
+/// What the desk tells the page.
+pub enum Notice {
+    /// The list of weights has come.
+    Index,
+    /// Something about the engine or a download changed.
+    Status,
+    /// This is being done now.
+    Busy(String),
+    /// The page's own weights are loaded: runs may start.
+    Ready {
+        /// What it computes on, as the browser names it.
+        adapter: String,
+        /// Which engine.
+        engine: EngineKind,
+        /// The weights.
+        model: Model,
+    },
+    /// Something failed that all figures need.
+    Failed(ErrorCode, String),
+}
+
+/// The desk. Cheap to clone: all clones are the same desk.
+#[derive(Clone)]
+pub struct Desk(Rc<RefCell<Inner>>);
+
+type Told = Rc<dyn Fn(Notice)>;
+
+struct Inner {
+    /// The build's id, for addresses of files whose names have none.
+    build: String,
+    told: Told,
+    index: Option<Index>,
+    engine: Option<Engine>,
+    /// Counts engines: what one said that has been given up is not listened to.
+    generation: u32,
+    /// Why it is the CPU.
+    reason: Option<String>,
+    /// What the engine runs on, once it does.
+    device: Option<String>,
+    /// The epoch the page has chosen.
+    preferred: Option<u32>,
+    /// The weights the engine holds.
+    loaded: Option<Model>,
+    /// The weights that are on their way.
+    loading: Option<u32>,
+    /// Whether the page's own weights have been usable.
+    ready: bool,
+    downloads: BTreeMap<bool, Download>,
+    numbers: u32,
+    run: Option<Active>,
+    questions: Vec<Asked>,
+}
+
+struct Active {
+    number: u32,
+    /// What is to be sent once the weights are there.
+    waiting: Option<Job>,
+    paused: bool,
+    news: mpsc::UnboundedSender<Result<News, End>>,
+}
+
+struct Asked {
+    number: u32,
+    epoch: Option<u32>,
+    /// What is to be sent once the weights are there.
+    waiting: Option<(Request, Vec<f32>)>,
+    answer: oneshot::Sender<Result<Vec<f32>, End>>,
+}
+
+/// A download that goes on.
+pub struct Download {
+    /// Of what.
+    pub part: Part,
+    /// Bytes so far.
+    pub received: f64,
+    /// Bytes in all, where known.
+    pub total: Option<f64>,
+}
+
+impl Desk {
+    /// A desk whose engine is still to come; `told` hears what happens.
+    pub fn new(build: String, told: impl Fn(Notice) + 'static) -> Self {
+        Self(Rc::new(RefCell::new(Inner {
+            build,
+            told: Rc::new(told),
+            index: None,
+            engine: None,
+            generation: 0,
+            reason: None,
+            device: None,
+            preferred: None,
+            loaded: None,
+            loading: None,
+            ready: false,
+            downloads: BTreeMap::new(),
+            numbers: 0,
+            run: None,
+            questions: Vec::new(),
+        })))
+    }
+
+    /// Fetches the list of weights and starts the engine.
+    pub fn open(&self, choice: EngineChoice, preferred: Option<u32>) {
+        self.0.borrow_mut().preferred = preferred;
+        let desk = self.clone();
+        spawn_local(async move {
+            match dom::fetch_json::<Index>("weights/index.json").await {
+                Ok(index) => desk.take_index(index),
+                Err(reason) => desk.tell(Notice::Failed(
+                    ErrorCode::WeightsMissing,
+                    format!(
+                        "The list of weights, weights/index.json, could not be read ({reason}). \
+                         Check the connection and reload the page."
+                    ),
+                )),
+            }
+        });
+        let desk = self.clone();
+        spawn_local(async move {
+            let (kind, reason) = engine::choose(choice).await;
+            desk.start_engine(kind, reason);
+        });
+    }
+
+    fn tell(&self, notice: Notice) {
+        let told = self.0.borrow().told.clone();
+        told(notice);
+    }
+
+    fn take_index(&self, index: Index) {
+        let default = index.models.iter().find(|m| m.file == index.default);
+        let Some(default) = default.or(index.models.first()).map(|model| model.epoch) else {
+            return self.tell(Notice::Failed(
+                ErrorCode::WeightsMissing,
+                "There are no weights beside this page yet. Train and export some, and reload it."
+                    .to_owned(),
+            ));
+        };
+        {
+            let mut inner = self.0.borrow_mut();
+            let chosen = inner.preferred.unwrap_or(default);
+            let there = index.models.iter().any(|model| model.epoch == chosen);
+            inner.preferred = Some(if there { chosen } else { default });
+            inner.index = Some(index);
+        }
+        self.tell(Notice::Index);
+        self.go_on();
+    }
+
+    fn start_engine(&self, kind: EngineKind, reason: Option<String>) {
+        let (generation, build) = {
+            let mut inner = self.0.borrow_mut();
+            inner.generation += 1;
+            inner.reason = reason;
+            inner.device = None;
+            inner.loaded = None;
+            inner.loading = None;
+            inner.ready = false;
+            inner.downloads.clear();
+            // The old one, if any, ends here.
+            inner.engine = None;
+            (inner.generation, inner.build.clone())
+        };
+        let desk = self.clone();
+        let told = move |event, values| desk.hear(generation, event, values);
+        match Engine::start(kind, &build, told) {
+            Ok(engine) => {
+                self.0.borrow_mut().engine = Some(engine);
+                self.tell(Notice::Status);
+                self.go_on();
+            }
+            Err(message) => self.tell(Notice::Failed(ErrorCode::Engine, message)),
+        }
+    }
+
+    // What figures ask.
+
+    /// The list of weights, once it is there.
+    pub fn index(&self) -> Option<Index> {
+        self.0.borrow().index.clone()
+    }
+
+    /// The epoch that is used where none is asked for.
+    pub fn preferred(&self) -> Option<u32> {
+        self.0.borrow().preferred
+    }
+
+    /// Whether the page's own weights are loaded and runs may start.
+    pub fn is_ready(&self) -> bool {
+        self.0.borrow().ready
+    }
+
+    /// Which engine there is.
+    pub fn engine(&self) -> Option<EngineKind> {
+        Some(self.0.borrow().engine.as_ref()?.kind)
+    }
+
+    /// What the engine runs on, as the status line says it; a sentence on its start before that.
+    pub fn device(&self) -> Option<String> {
+        let inner = self.0.borrow();
+        if let Some(device) = &inner.device {
+            return Some(device.clone());
+        }
+        let which = match inner.engine.as_ref()?.kind {
+            EngineKind::WebGpu => "WebGPU engine",
+            EngineKind::Cpu => "CPU engine",
+        };
+        Some(match &inner.reason {
+            Some(reason) => format!("Starting the {which}. {reason}"),
+            None => format!("Starting the {which}."),
+        })
+    }
+
+    /// Shows the downloads that go on.
+    pub fn with_downloads<T>(&self, show: impl FnOnce(&[&Download]) -> T) -> T {
+        let inner = self.0.borrow();
+        let downloads: Vec<&Download> = inner.downloads.values().collect();
+        show(&downloads)
+    }
+
+    /// The page chooses other weights. [`Notice::Ready`] follows.
+    pub fn prefer(&self, epoch: u32) {
+        {
+            let mut inner = self.0.borrow_mut();
+            if inner.preferred == Some(epoch) && inner.ready {
+                return;
+            }
+            inner.preferred = Some(epoch);
+            inner.ready = false;
+        }
+        self.go_on();
+    }
+
+    /// Starts a job; whatever runs now ends.
+    pub fn start(&self, job: Job, paused: bool) -> Run {
+        let (sender, news) = mpsc::unbounded();
+        let number = {
+            let mut inner = self.0.borrow_mut();
+            inner.end_run(End::Taken);
+            inner.numbers += 1;
+            let number = inner.numbers;
+            inner.run = Some(Active {
+                number,
+                waiting: Some(job),
+                paused,
+                news: sender,
+            });
+            number
+        };
+        self.go_on();
+        Run {
+            number,
+            desk: self.clone(),
+            news,
+        }
+    }
+
+    /// What noise the network sees in `x_t`, `[count, 784]`, at the 0-based timestep `t`; of the
+    /// picture, label, guidance and count matter.
+    ///
+    /// # Errors
+    /// Why there is no answer.
+    pub async fn ask(
+        &self,
+        picture: Picture,
+        epoch: Option<u32>,
+        t: u32,
+        x_t: Vec<f32>,
+    ) -> Result<Vec<f32>, End> {
+        let (sender, answer) = oneshot::channel();
+        {
+            let mut inner = self.0.borrow_mut();
+            inner.numbers += 1;
+            let number = inner.numbers;
+            let request = Request::Explain {
+                run: number,
+                index: 0,
+                t,
+                picture,
+            };
+            inner.questions.push(Asked {
+                number,
+                epoch,
+                waiting: Some((request, x_t)),
+                answer: sender,
+            });
+        }
+        self.go_on();
+        answer.await.unwrap_or(Err(End::Taken))
+    }
+
+    /// Sends whatever can be done with the weights that are there, and else has others loaded.
+    fn go_on(&self) {
+        let failed = {
+            let mut inner = self.0.borrow_mut();
+            inner.go_on()
+        };
+        if let Some(message) = failed {
+            let mut inner = self.0.borrow_mut();
+            inner.end_run(End::Failed(message.clone()));
+            inner.fail_questions(&message);
+        }
+        self.tell(Notice::Status);
+    }
+
+    // What the engine says.
+
+    fn hear(&self, generation: u32, event: Event, mut values: Vec<Vec<f32>>) {
+        if generation != self.0.borrow().generation {
+            return;
+        }
+        match event {
+            Event::Progress {
+                part,
+                received,
+                total,
+            } => {
+                let download = Download {
+                    part,
+                    received,
+                    total: total.filter(|total| *total >= received),
+                };
+                self.0
+                    .borrow_mut()
+                    .downloads
+                    .insert(part == Part::Weights, download);
+                self.tell(Notice::Status);
+            }
+            Event::Busy { message } => {
+                let quiet = {
+                    let mut inner = self.0.borrow_mut();
+                    inner.downloads.clear();
+                    inner.ready
+                };
+                // Other weights for a figure's job are no news for the page.
+                self.tell(if quiet {
+                    Notice::Status
+                } else {
+                    Notice::Busy(message)
+                });
+            }
+            Event::Ready {
+                engine,
+                adapter,
+                software,
+                model,
+            } => self.take_ready(engine, adapter, software, model),
+            Event::Started { run, steps } => self.send(run, News::Started(steps)),
+            Event::Frames { run, first, .. } if values.len() == 2 => {
+                let pred_noise = values.pop().unwrap_or_default();
+                let x_t = values.pop().unwrap_or_default();
+                let first = first as usize;
+                self.send(
+                    run,
+                    News::Frames {
+                        first,
+                        x_t,
+                        pred_noise,
+                    },
+                );
+            }
+            Event::Done { run, elapsed_ms } => {
+                let x_0 = values.pop().unwrap_or_default();
+                self.send(run, News::Done { x_0, elapsed_ms });
+                {
+                    let mut inner = self.0.borrow_mut();
+                    if inner
+                        .run
+                        .as_ref()
+                        .is_some_and(|active| active.number == run)
+                    {
+                        inner.run = None;
+                    }
+                }
+                self.go_on();
+            }
+            Event::Explained { run, .. } => {
+                let mut inner = self.0.borrow_mut();
+                if let Some(at) = inner.questions.iter().position(|q| q.number == run) {
+                    let asked = inner.questions.remove(at);
+                    let _ = asked.answer.send(Ok(values.pop().unwrap_or_default()));
+                }
+            }
+            Event::Error {
+                code,
+                message,
+                fatal,
+            } => self.take_failure(code, message, fatal),
+            // Of a run that is over.
+            Event::Stopped { .. } | Event::Frames { .. } => {}
+        }
+    }
+
+    fn send(&self, run: u32, news: News) {
+        let inner = self.0.borrow();
+        if let Some(active) = inner.run.as_ref().filter(|active| active.number == run) {
+            let _ = active.news.unbounded_send(Ok(news));
+        }
+    }
+
+    fn take_ready(&self, engine: EngineKind, adapter: String, software: bool, model: Model) {
+        let ready = {
+            let mut inner = self.0.borrow_mut();
+            let mut device = match engine {
+                EngineKind::Cpu => "CPU (WebAssembly)".to_owned(),
+                EngineKind::WebGpu if software => "WebGPU (software adapter)".to_owned(),
+                EngineKind::WebGpu => format!("WebGPU - {adapter}"),
+            };
+            if let Some(reason) = &inner.reason {
+                device = format!("{device}. {reason}");
+            }
+            inner.device = Some(device);
+            inner.downloads.clear();
+            inner.loading = None;
+            inner.loaded = Some(model.clone());
+            let own = Some(model.epoch) == inner.preferred;
+            let news = own && !inner.ready;
+            inner.ready |= own;
+            news
+        };
+        if ready {
+            self.tell(Notice::Ready {
+                adapter,
+                engine,
+                model,
+            });
+        }
+        self.go_on();
+    }
+
+    fn take_failure(&self, code: ErrorCode, message: String, fatal: bool) {
+        let (gpu, own) = {
+            let mut inner = self.0.borrow_mut();
+            inner.downloads.clear();
+            let kind = inner.engine.as_ref().map(|engine| engine.kind);
+            let loading = inner.loading.take();
+            // Weights that only a figure wanted.
+            let own = fatal || loading.is_none_or(|epoch| Some(epoch) == inner.preferred);
+            inner.end_run(End::Failed(message.clone()));
+            inner.fail_questions(&message);
+            if code != ErrorCode::Picture && own {
+                inner.ready = false;
+            }
+            if fatal {
+                inner.engine = None;
+                inner.loaded = None;
+                inner.device = None;
+            }
+            (fatal && kind == Some(EngineKind::WebGpu), own)
+        };
+        if gpu {
+            self.tell(Notice::Busy("Starting the CPU engine instead.".to_owned()));
+            return self.start_engine(EngineKind::Cpu, Some(message));
+        }
+        if own {
+            self.tell(Notice::Failed(code, message));
+        }
+        self.tell(Notice::Status);
+    }
+}
+
+impl Inner {
+    fn send(&self, request: &Request, values: Option<&[f32]>) {
+        if let Some(engine) = &self.engine {
+            engine.ask(request, values);
+        }
+    }
+
+    fn end_run(&mut self, why: End) {
+        if let Some(active) = self.run.take() {
+            if active.waiting.is_none() {
+                let run = active.number;
+                self.send(&Request::Stop { run }, None);
+            }
+            let _ = active.news.unbounded_send(Err(why));
+        }
+    }
+
+    fn fail_questions(&mut self, message: &str) {
+        for asked in self.questions.drain(..) {
+            let _ = asked.answer.send(Err(End::Failed(message.to_owned())));
+        }
+    }
+
+    /// `Some` is why the next job cannot be done.
+    fn go_on(&mut self) -> Option<String> {
+        self.engine.as_ref()?;
+        self.index.as_ref()?;
+        if self.loading.is_some() {
+            return None;
+        }
+        let loaded = self.loaded.as_ref().map(|model| model.epoch);
+        let preferred = self.preferred;
+        // Questions that the present weights answer go first: they are short.
+        for i in 0..self.questions.len() {
+            if self.questions[i].epoch.or(preferred) == loaded
+                && let Some((request, x_t)) = self.questions[i].waiting.take()
+            {
+                self.send(&request, Some(&x_t));
+            }
+        }
+        let mut wanted = None;
+        if let Some(active) = &mut self.run {
+            if let Some(job) = active
+                .waiting
+                .take_if(|job| job.epoch.or(preferred) == loaded)
+            {
+                let request = Request::Run {
+                    run: active.number,
+                    picture: job.picture,
+                    paused: active.paused,
+                    start: job.start.as_ref().map(|(start, _)| start.clone()),
+                };
+                let x_t = job.start.map(|(_, x_t)| x_t);
+                self.send(&request, x_t.as_deref());
+            }
+            match self.run.as_ref().and_then(|active| active.waiting.as_ref()) {
+                Some(job) => wanted = job.epoch.or(preferred),
+                // Whatever else is wanted, a run keeps its weights to its end.
+                None => return None,
+            }
+        }
+        let asked = self.questions.iter().find(|q| q.waiting.is_some());
+        let wanted = wanted
+            .or_else(|| asked.and_then(|asked| asked.epoch.or(preferred)))
+            .or_else(|| preferred.filter(|_| !self.ready))?;
+        let models = &self.index.as_ref()?.models;
+        let Some(weights) = models.iter().find(|model| model.epoch == wanted) else {
+            return Some(format!(
+                "There are no weights of epoch {wanted} beside this page."
+            ));
+        };
+        let request = Request::Load {
+            url: weights.address(),
+            bytes: weights.bytes,
+        };
+        self.loading = Some(wanted);
+        self.send(&request, None);
+        None
+    }
+}
+
+/// A job that was started; dropping it stops it.
+pub struct Run {
+    number: u32,
+    desk: Desk,
+    news: mpsc::UnboundedReceiver<Result<News, End>>,
+}
+
+impl Run {
+    /// What comes next.
+    ///
+    /// # Errors
+    /// Why nothing will.
+    pub async fn next(&mut self) -> Result<News, End> {
+        self.news.recv().await.unwrap_or(Err(End::Taken))
+    }
+
+    /// A way to pause it while somebody else reads its news.
+    pub fn control(&self) -> Control {
+        Control {
+            number: self.number,
+            desk: self.desk.clone(),
+        }
+    }
+}
+
+impl Drop for Run {
+    fn drop(&mut self) {
+        self.control().stop();
+    }
+}
+
+/// Pause, resume, step and stop, of one run.
+#[derive(Clone)]
+pub struct Control {
+    number: u32,
+    desk: Desk,
+}
+
+impl Control {
+    /// Compute no further step.
+    pub fn pause(&self) {
+        self.send(Request::Pause { run: self.number }, Some(true));
+    }
+
+    /// Go on.
+    pub fn resume(&self) {
+        self.send(Request::Resume { run: self.number }, Some(false));
+    }
+
+    /// Compute one step of a paused run.
+    pub fn step(&self) {
+        self.send(Request::Step { run: self.number }, None);
+    }
+
+    /// Forget the run.
+    pub fn stop(&self) {
+        {
+            let mut inner = self.desk.0.borrow_mut();
+            let ours = |active: &Active| active.number == self.number;
+            if !inner.run.as_ref().is_some_and(ours) {
+                return;
+            }
+            inner.end_run(End::Taken);
+        }
+        self.desk.go_on();
+    }
+
+    fn send(&self, request: Request, paused: Option<bool>) {
+        let mut inner = self.desk.0.borrow_mut();
+        let Some(active) = inner.run.as_mut().filter(|a| a.number == self.number) else {
+            return;
+        };
+        active.paused = paused.unwrap_or(active.paused);
+        if active.waiting.is_none() {
+            inner.send(&request, None);
+        }
+    }
+}

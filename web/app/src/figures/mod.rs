@@ -1,0 +1,62 @@
+//! The page's figures, in the lecture's order. A figure is found by its title: its markup is the
+//! `<section>` of that id in `index.html`, its behaviour the file of that name here, and one line
+//! below brings the two together.
+//!
+//! A figure starts when its section comes near the screen, so that nobody loads what is not looked
+//! at. It has what all share from [`Page`]: the state, the engine's desk. Where it fails, it says
+//! so in its own `<p class="note" role="status">`, and the others go on.
+
+mod algorithms;
+mod fewer_steps;
+mod learning;
+mod sampling;
+
+use std::{future::Future, pin::Pin};
+
+use web_sys::Element;
+
+use crate::{
+    dom::{self, find, set_attribute, set_text},
+    page::Page,
+};
+
+/// A figure's start. An error is a sentence for its note.
+type Mount = fn(Page) -> Pin<Box<dyn Future<Output = Result<(), String>>>>;
+
+/// All figures: the section's id, and what starts it.
+pub const FIGURES: [(&str, Mount); 4] = [
+    ("sampling", |page| Box::pin(sampling::mount(page))),
+    ("algorithms", |page| Box::pin(algorithms::mount(page))),
+    ("learning", |page| Box::pin(learning::mount(page))),
+    ("fewer-steps", |page| Box::pin(fewer_steps::mount(page))),
+];
+
+/// Starts the first figure now, and each other one when its section comes near.
+pub fn start(page: &Page) {
+    for (i, (id, mount)) in FIGURES.into_iter().enumerate() {
+        let section: Element = find(id);
+        let page = page.clone();
+        let begin = move || {
+            wasm_bindgen_futures::spawn_local(async move {
+                if let Err(reason) = mount(page).await {
+                    note(id, &reason, true);
+                }
+            });
+        };
+        match i {
+            0 => begin(),
+            _ => dom::when_near(&section, begin),
+        }
+    }
+}
+
+/// Says something in a figure's own note.
+pub fn note(figure: &str, text: &str, failed: bool) {
+    let element: Element = find(&format!("{figure}-note"));
+    set_text(&element, text);
+    set_attribute(
+        &element,
+        "class",
+        if failed { "note error" } else { "note" },
+    );
+}
