@@ -10,6 +10,8 @@
 //! | the network | [`UNet`] in `unet.rs` |
 //! | averaged weights | [`Ema`] in `ema.rs` |
 //! | what a seed means | `noise.rs` |
+//! | a drop of ink: the score in closed form | [`Mixture`] in `mixture.rs` |
+//! | real garments, their map, and the nearest of them | [`Gallery`] in `gallery.rs` |
 //! | the file the page loads | `weights.rs` |
 //!
 //! Two programs stand on this crate: the trainer and the page. Neither defines a network, a
@@ -23,7 +25,9 @@
 pub mod diffusion;
 #[cfg(feature = "network")]
 pub mod ema;
+pub mod gallery;
 pub mod garment;
+pub mod mixture;
 pub mod noise;
 pub mod sampler;
 pub mod schedule;
@@ -36,7 +40,9 @@ pub mod weights;
 pub use diffusion::GaussianDiffusion;
 #[cfg(feature = "network")]
 pub use ema::Ema;
+pub use gallery::{Gallery, Projection};
 pub use garment::Garment;
+pub use mixture::Mixture;
 pub use sampler::Sampler;
 #[cfg(feature = "network")]
 pub use sampler::{Frame, PredictNoise, ReverseProcess};

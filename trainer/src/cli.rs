@@ -17,11 +17,13 @@ use fashion_ddpm::{
 };
 
 use crate::{
+    branches,
     data::{Dataset, Split},
     device::DeviceChoice,
     evaluate::{self, Subject},
     export, files,
     judge::{self, JudgeConfig},
+    page_data,
     run::{self, Options, Outcome},
     sample,
 };
@@ -49,6 +51,10 @@ enum Command {
     Evaluate(EvaluateArguments),
     /// Train the classifier that `evaluate` looks at samples with.
     TrainJudge(TrainJudgeArguments),
+    /// Write the real garments that the page shows, and their map, into web/data.
+    PageData(PageDataArguments),
+    /// Measure how often a branch of the reverse process keeps its run's class, into web/data.
+    Branches(BranchesArguments),
     /// Check a weights file and print what it says about itself.
     Info {
         /// A weights file
@@ -150,6 +156,50 @@ struct ExportArguments {
     epoch: Option<u32>,
     /// File to write, such as web/weights/epoch-012.bpk
     #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+}
+
+#[derive(Debug, Args)]
+struct PageDataArguments {
+    /// Folder with the four official .gz files [default: a cache folder, filled by downloading]
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Folder to write into
+    #[arg(long, value_name = "DIR", default_value = "web/data")]
+    out: PathBuf,
+}
+
+#[derive(Debug, Args)]
+struct BranchesArguments {
+    /// Weights file [default: the one that web/weights/index.json names]
+    #[arg(long, value_name = "FILE")]
+    weights: Option<PathBuf>,
+    /// Number of runs, with ten branches each
+    #[arg(
+        long,
+        allow_negative_numbers = true,
+        value_name = "N",
+        default_value_t = 512
+    )]
+    runs: u32,
+    /// Of all noise
+    #[arg(
+        long,
+        allow_negative_numbers = true,
+        value_name = "N",
+        default_value_t = 0
+    )]
+    seed: u32,
+    /// Steps of DDPM
+    #[arg(
+        long,
+        allow_negative_numbers = true,
+        value_name = "N",
+        default_value_t = 100
+    )]
+    steps: usize,
+    /// Folder with the map, to write into
+    #[arg(long, value_name = "DIR", default_value = "web/data")]
     out: PathBuf,
 }
 
@@ -269,6 +319,8 @@ pub fn main() -> ExitCode {
         Command::Export(arguments) => export(&arguments),
         Command::Evaluate(arguments) => evaluate(arguments),
         Command::TrainJudge(arguments) => train_judge(&arguments),
+        Command::PageData(arguments) => page_data(&arguments),
+        Command::Branches(arguments) => branches(arguments),
         Command::Info { file } => info(&file),
     };
     match result {
@@ -293,7 +345,7 @@ fn one_line(message: &str) -> String {
     {
         paragraph.join(" ")
     } else {
-        "error: expected a command: train, sample, export, evaluate, train-judge or info; see --help".to_owned()
+        "error: expected a command: train, sample, export, evaluate, train-judge, page-data, branches or info; see --help".to_owned()
     }
 }
 
@@ -347,6 +399,41 @@ fn export(arguments: &ExportArguments) -> Result<(), Failure> {
         metadata.epoch,
         metadata.images_seen
     );
+    Ok(())
+}
+
+fn page_data(arguments: &PageDataArguments) -> Result<(), Failure> {
+    let index = page_data::write(arguments.data.as_deref(), &arguments.out)?;
+    let [first, second] = index.projection.explained_variance;
+    println!(
+        "{}: {} training and {} test images; the map's axes explain {:.1} % and {:.1} % of the \
+         variance; {} neighbours name the class of {:.1} % of {} test images",
+        arguments.out.display(),
+        index.map.images,
+        index.test.images,
+        100.0 * first,
+        100.0 * second,
+        index.neighbours.votes,
+        100.0 * index.neighbours.accuracy,
+        index.neighbours.test_images,
+    );
+    Ok(())
+}
+
+fn branches(arguments: BranchesArguments) -> Result<(), Failure> {
+    let branches = branches::write(&branches::Options {
+        weights: arguments.weights,
+        runs: arguments.runs,
+        seed: arguments.seed,
+        steps: arguments.steps,
+        out: arguments.out,
+    })?;
+    println!("{:>6} {:>8}", "t", "kept");
+    for point in &branches.points {
+        let share = f64::from(point.kept) / f64::from(branches.runs);
+        println!("{:>6} {:>7.1} %", point.t, 100.0 * share);
+    }
+    println!("{:>6} {:>7.1} %", "chance", 100.0 * branches.by_chance);
     Ok(())
 }
 

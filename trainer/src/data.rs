@@ -20,6 +20,8 @@ use flate2::read::GzDecoder;
 use md5::Md5;
 use sha2::{Digest, Sha256};
 
+pub use fashion_ddpm::gallery::to_network;
+
 use crate::files::{self, FileError};
 
 /// Where the official files are; the second is tried where the first does not answer.
@@ -227,11 +229,6 @@ impl Dataset {
     }
 }
 
-/// A pixel as the network sees it: 0 to 255 becomes -1 to 1.
-pub fn to_network(pixel: u8) -> f32 {
-    f32::from(pixel) / 127.5 - 1.0
-}
-
 fn gunzip(path: &Path) -> Result<Vec<u8>, DataError> {
     if !path.exists() {
         return Err(DataError::Missing(path.to_owned()));
@@ -397,15 +394,6 @@ mod tests {
         assert_eq!(first, [9, 0, 0, 3]);
         assert_eq!(data.pixels(999).len(), 784);
         assert!(data.description().starts_with("1000 images"));
-    }
-
-    #[test]
-    fn pixels_fill_the_networks_range() {
-        assert_eq!((to_network(0), to_network(255)), (-1.0, 1.0));
-        for pixel in 0..=255 {
-            let back = fashion_ddpm::sampler::to_pixels(&[to_network(pixel)]);
-            assert_eq!(back, [pixel]);
-        }
     }
 
     #[test]

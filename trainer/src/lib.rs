@@ -12,11 +12,14 @@
 //! | the classifier that looks at samples | `judge.rs` |
 //! | how good samples are | `evaluate.rs`, and the mathematics of it in `metrics.rs` |
 //! | from a run to the page | `export.rs` |
+//! | real garments for the page, and their map | `page_data.rs` |
+//! | how often a branch keeps its run's class | `branches.rs` |
 //! | the commands | `cli.rs` |
 //!
 //! The method itself - network, schedule, loss, samplers - is the crate `fashion-ddpm`'s. This is
 //! the only crate that knows files, devices and progress bars.
 
+pub mod branches;
 pub mod checkpoint;
 pub mod cli;
 pub mod curve;
@@ -28,6 +31,7 @@ pub mod files;
 pub mod judge;
 pub mod metrics;
 pub mod optimizer;
+pub mod page_data;
 pub mod picture;
 pub mod progress;
 pub mod run;

@@ -193,7 +193,10 @@ fn write_frame(folder: &Path, number: usize, pixels: Vec<u8>) -> Result<(), File
 
 /// The default of `web/weights/index.json`, looked for from the working folder upwards, and then in
 /// the repository this was built in.
-pub(crate) fn default_weights() -> Result<PathBuf, SampleError> {
+///
+/// # Errors
+/// [`SampleError::NoWeights`] where there are none, and whatever is wrong with the index.
+pub fn default_weights() -> Result<PathBuf, SampleError> {
     let here = std::env::current_dir().unwrap_or_default();
     let built_in = Path::new(env!("CARGO_MANIFEST_DIR"));
     for folder in here.ancestors().chain(built_in.ancestors()) {

@@ -222,7 +222,10 @@ pub fn print_sizes(toolbox: &Toolbox) -> Result<(), Failure> {
         .into_iter()
         .filter(|file| {
             let extension = file.extension().and_then(OsStr::to_str);
-            matches!(extension, Some("wasm" | "bpk" | "js" | "html" | "css"))
+            matches!(
+                extension,
+                Some("wasm" | "bpk" | "bin" | "js" | "html" | "css")
+            )
         })
         .map(|file| thread::spawn(move || fs::read(&file).map(|b| (sizes(&b), file))))
         .collect();

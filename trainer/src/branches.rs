@@ -1,0 +1,277 @@
+//! When is it decided? How often a branch of the reverse process becomes the class of its run.
+//!
+//! Many runs, and of each one branch from every tenth of its steps: the same x_t, other noise from
+//! there on. Both ends are classified by the vote of their nearest neighbours on the page's map, as
+//! the page does it with the visitor's own branches.
+
+use std::{
+    io::Read,
+    ops::ControlFlow,
+    path::{Path, PathBuf},
+};
+
+use burn::tensor::Tensor;
+use fashion_ddpm::{
+    Denoiser, Gallery, Garment, PredictNoise, ReverseProcess, Sampler,
+    gallery::{self, BranchPoint, Branches, GalleryError, Index, to_network},
+    noise::PIXELS,
+    sampler::{PlanError, remaining, to_pixels},
+    weights::{self, WeightsError},
+};
+use flate2::read::GzDecoder;
+
+use crate::{
+    device::{self, DeviceChoice, DeviceError},
+    files::{self, FileError},
+    progress::Progress,
+    sample::{self, SampleError, Walk, walk},
+};
+
+/// Images computed at once.
+const BATCH: u32 = 64;
+
+/// Most runs; the curve would not change any more.
+const MOST_RUNS: u32 = 10_000;
+
+/// Branches of each run.
+const BRANCHES: usize = 10;
+
+/// The branch whose noise the branches get.
+const BRANCH: u32 = 1;
+
+/// What a person asks for.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The weights; the index's default where none are named.
+    pub weights: Option<PathBuf>,
+    /// Runs, with the indices 0 to `runs` - 1 of the seed.
+    pub runs: u32,
+    /// Of all noise.
+    pub seed: u32,
+    /// Steps of DDPM, a multiple of 10.
+    pub steps: usize,
+    /// The page's data, which has the map.
+    pub out: PathBuf,
+}
+
+/// Why there is no curve.
+#[derive(Debug, thiserror::Error)]
+pub enum BranchesError {
+    /// Too many runs, or none.
+    #[error("--runs goes from 2 to {MOST_RUNS}, {0} does not")]
+    Runs(u32),
+    /// Steps that have no tenths.
+    #[error("--steps is a multiple of {BRANCHES} up to T, not {0}")]
+    Steps(usize),
+    /// No map to classify by.
+    #[error("{} is no map that can be used ({reason}); make it by `trainer page-data`", path.display())]
+    Map {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// No weights.
+    #[error(transparent)]
+    Sample(#[from] SampleError),
+    /// Weights that cannot be used.
+    #[error("{}: {source}", path.display())]
+    Weights {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: WeightsError,
+    },
+    /// No such walk.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// No device.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    /// The system would not read or write it.
+    #[error(transparent)]
+    File(#[from] FileError),
+}
+
+/// Computes the curve and writes `branches.json` into the page's data.
+///
+/// # Errors
+/// [`BranchesError`]; what is asked for is checked before anything is computed.
+pub fn write(options: &Options) -> Result<Branches, BranchesError> {
+    let &Options {
+        runs, seed, steps, ..
+    } = options;
+    if !(2..=MOST_RUNS).contains(&runs) {
+        return Err(BranchesError::Runs(runs));
+    }
+    if steps == 0 || !steps.is_multiple_of(BRANCHES) {
+        return Err(BranchesError::Steps(steps));
+    }
+    let (map, votes) = read_map(&options.out)?;
+    let path = match &options.weights {
+        Some(path) => path.clone(),
+        None => sample::default_weights()?,
+    };
+    let bytes = files::read(&path)?;
+    let found = device::find(DeviceChoice::Auto)?;
+    let weights = weights::decode(&bytes, &found.device)
+        .map_err(|source| BranchesError::Weights { path, source })?;
+    let schedule = &weights.diffusion.schedule;
+    let plan = Sampler::Ddpm.plan(schedule, steps)?;
+    let timesteps = schedule.timesteps();
+    let denoiser = Denoiser::new(weights.unet.clone(), timesteps, None, 1.0, &found.device);
+    let way = Walk {
+        plan: plan.clone(),
+        garment: None,
+        guidance_scale: 1.0,
+        seed,
+    };
+    let class = |pixels: &[u8]| {
+        let x: Vec<f32> = pixels.iter().copied().map(to_network).collect();
+        map.vote(&map.nearest(&x, votes))
+    };
+    let stride = steps / BRANCHES;
+    let mut points: Vec<BranchPoint> = (0..BRANCHES)
+        .map(|tenth| BranchPoint {
+            t: plan[tenth * stride].t + 1,
+            kept: 0,
+        })
+        .collect();
+    let mut counts = [0u32; Garment::ALL.len()];
+    // A run, and branches of all its lengths.
+    let cost =
+        |runs: u32| u64::from(runs) * (steps + stride * BRANCHES * (BRANCHES + 1) / 2) as u64;
+    let mut progress = Progress::new(cost(runs), 0, "images x steps");
+    for first in (0..runs).step_by(BATCH as usize) {
+        let images = first..(first + BATCH).min(runs);
+        let what = format!("runs {} to {} of {runs}", images.start + 1, images.end);
+        let batch = images.len() as u64;
+        let mut states: Vec<Tensor<4>> = Vec::with_capacity(BRANCHES);
+        let device = &found.device;
+        let finished = walk(
+            &weights.unet,
+            schedule,
+            &way,
+            images.clone(),
+            device,
+            |number, frame| {
+                if number % stride == 0 {
+                    states.push(frame.x_t.clone());
+                }
+                progress.advance(batch, &what);
+                ControlFlow::<std::convert::Infallible>::Continue(())
+            },
+        );
+        let ControlFlow::Continue(finished) = finished;
+        let classes: Vec<Option<Garment>> = finished.chunks_exact(PIXELS).map(class).collect();
+        for garment in classes.iter().flatten() {
+            counts[garment.label()] += 1;
+        }
+        for (point, x_t) in points.iter_mut().zip(states) {
+            let rest = remaining(&plan, point.t - 1);
+            let streams = images.clone().map(|image| (image, BRANCH)).collect();
+            let mut process = ReverseProcess::resume(Shared(&denoiser), rest, seed, streams, x_t);
+            while process.step().is_some() {
+                progress.advance(batch, &what);
+            }
+            let x_0 = process.x().into_data_as::<f32>();
+            let x_0 = to_pixels(&x_0.try_to_vec::<f32>().expect("just converted to f32"));
+            let pairs = x_0.chunks_exact(PIXELS).map(class).zip(&classes);
+            point.kept += pairs.filter(|(branch, run)| branch == *run).count() as u32;
+        }
+    }
+    let branches = Branches {
+        weights_sha256: weights.sha256,
+        epoch: weights.metadata.epoch,
+        sampler: Sampler::Ddpm.slug().to_owned(),
+        steps,
+        runs,
+        seed,
+        by_chance: by_chance(&counts),
+        points,
+    };
+    let mut json = serde_json::to_vec_pretty(&branches).expect("plain data");
+    json.push(b'\n');
+    files::write(&options.out.join("branches.json"), &json)?;
+    Ok(branches)
+}
+
+/// How often two of these have the same class: two different runs of them, any two.
+fn by_chance(counts: &[u32]) -> f64 {
+    let pairs = |n: u32| f64::from(n) * (f64::from(n) - 1.0);
+    let all = counts.iter().sum();
+    counts.iter().map(|n| pairs(*n)).sum::<f64>() / pairs(all).max(1.0)
+}
+
+/// The page's map, and how many neighbours vote.
+fn read_map(folder: &Path) -> Result<(Gallery, usize), BranchesError> {
+    let unusable = |path: &Path, reason: String| BranchesError::Map {
+        path: path.to_owned(),
+        reason,
+    };
+    let path = folder.join("index.json");
+    let json = files::read(&path)?;
+    let index: Index =
+        serde_json::from_slice(&json).map_err(|error| unusable(&path, error.to_string()))?;
+    let path = folder.join(&index.map.file);
+    let mut bytes = Vec::new();
+    GzDecoder::new(files::read(&path)?.as_slice())
+        .read_to_end(&mut bytes)
+        .map_err(|error| unusable(&path, error.to_string()))?;
+    let (map, _) = gallery::decode(&bytes)
+        .map_err(|error: GalleryError| unusable(&path, error.to_string()))?;
+    Ok((map, index.neighbours.votes))
+}
+
+/// One denoiser for many walks.
+struct Shared<'a>(&'a Denoiser);
+
+impl PredictNoise for Shared<'_> {
+    fn predict(&self, x_t: Tensor<4>, t: usize) -> Tensor<4> {
+        self.0.predict(x_t, t)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chance_is_any_two_of_them() {
+        // Of three, two alike: of the three pairs one.
+        assert!((by_chance(&[2, 1, 0]) - 1.0 / 3.0).abs() < 1e-12);
+        assert_eq!(by_chance(&[7]), 1.0);
+        assert_eq!(by_chance(&[1, 1, 1]), 0.0);
+        assert_eq!(by_chance(&[0, 0]), 0.0);
+    }
+
+    #[test]
+    fn what_is_asked_for_is_checked_first() {
+        let folder = tempfile::tempdir().unwrap();
+        let options = Options {
+            weights: None,
+            runs: 10,
+            seed: 0,
+            steps: 100,
+            out: folder.path().to_owned(),
+        };
+        let refused = |options: &Options| write(options).unwrap_err().to_string();
+        for runs in [0, 1, MOST_RUNS + 1] {
+            let message = refused(&Options {
+                runs,
+                ..options.clone()
+            });
+            assert!(message.contains("--runs"), "{message}");
+        }
+        for steps in [0, 5, 101] {
+            let message = refused(&Options {
+                steps,
+                ..options.clone()
+            });
+            assert!(message.contains("--steps"), "{message}");
+        }
+        assert!(refused(&options).contains("index.json"));
+        std::fs::write(folder.path().join("index.json"), "{}").unwrap();
+        assert!(refused(&options).contains("page-data"));
+    }
+}
