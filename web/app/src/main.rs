@@ -7,26 +7,37 @@
 //! - `draw`: numbers into colours
 //! - `animation`: a run as a GIF
 //! - `chart`: lines and points as SVG
+//! - `ink`: a drop of ink, there and back
+//! - `noising`: any image at any t, and the pad to draw one
+//! - `map`: a sample's way over the map of real images
+//! - `quiz`: real or sampled, and what chance would give
 //! - `engine`: chooses an engine and talks to its worker
 //! - `desk`: shares the one engine among the figures
 //! - `page`: what all figures have in common: the state, the desk, the status line
 //! - `figures`: one file a figure
 //! - `lecture`: one figure at a time, on a projector
-//! - `canvas`, `dom`: the border with the browser
+//! - `data`: real garments, fetched when they are needed
+//! - `canvas`, `pen`, `dom`: the border with the browser
 //!
-//! The first six touch no browser and are tested natively.
+//! The first ten touch no browser and are tested natively.
 
 #![cfg_attr(not(target_arch = "wasm32"), allow(dead_code))]
 
 mod animation;
 mod chart;
 mod draw;
+mod ink;
+mod map;
+mod noising;
 mod player;
+mod quiz;
 mod state;
 mod store;
 
 #[cfg(target_arch = "wasm32")]
 mod canvas;
+#[cfg(target_arch = "wasm32")]
+mod data;
 #[cfg(target_arch = "wasm32")]
 mod desk;
 #[cfg(target_arch = "wasm32")]
@@ -39,6 +50,8 @@ mod figures;
 mod lecture;
 #[cfg(target_arch = "wasm32")]
 mod page;
+#[cfg(target_arch = "wasm32")]
+mod pen;
 
 fn main() {
     #[cfg(target_arch = "wasm32")]

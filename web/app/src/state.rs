@@ -1,8 +1,14 @@
 //! Everything the page's address can hold, in one typed list: a link is a picture.
 
-use std::{fmt::Write, ops::RangeInclusive};
+use std::{
+    fmt::{self, Write},
+    ops::RangeInclusive,
+};
 
+use fashion_ddpm::Garment;
 use protocol::Picture;
+
+use crate::ink::SHAPES;
 
 /// Slugs of the garments, as in the page's choice and the trainer's commands; `any` is no label.
 pub const GARMENTS: [&str; 11] = [
@@ -104,6 +110,104 @@ pub struct State {
     pub epoch: Option<u32>,
     /// `autoplay`: start as soon as the engine is ready.
     pub autoplay: bool,
+    /// `ink`: the clusters of figure 2.
+    pub ink: Ink,
+    /// `x0`: what figure 3 noises.
+    pub subject: Subject,
+    /// `noising`: its t, 0 to 1000.
+    pub noising_t: u32,
+    /// `branch` and `branch-t`: a branch of the run, in figure 6.
+    pub branch: Option<Branch>,
+}
+
+/// The clusters of a drop of ink.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ink {
+    /// One of [`SHAPES`](crate::ink::SHAPES).
+    Shape(&'static str),
+    /// Drawn ones, in hundredths: `x,y_x,y` in links.
+    Drawn(Vec<[i32; 2]>),
+}
+
+impl Ink {
+    /// Reads the word of a shape, or `drawn` with or without places.
+    fn parse(value: &str) -> Option<Self> {
+        if let Some((word, _)) = SHAPES.into_iter().find(|(word, _)| *word == value) {
+            return Some(Self::Shape(word));
+        }
+        let places = value.strip_prefix("drawn")?;
+        let place = |place: &str| {
+            let (x, y) = place.split_once(',')?;
+            let within = -320..=320;
+            let [x, y] = [x.parse().ok()?, y.parse().ok()?];
+            (within.contains(&x) && within.contains(&y)).then_some([x, y])
+        };
+        let places = places.split('_').filter(|place| !place.is_empty());
+        places.map(place).collect::<Option<_>>().map(Self::Drawn)
+    }
+}
+
+impl fmt::Display for Ink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Shape(word) => f.write_str(word),
+            Self::Drawn(places) => {
+                f.write_str("drawn")?;
+                places.iter().try_for_each(|[x, y]| write!(f, "_{x},{y}"))
+            }
+        }
+    }
+}
+
+/// What figure 3 noises.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Subject {
+    /// What somebody draws.
+    Drawn,
+    /// A garment of the test set: `bag-2` in links.
+    Real {
+        /// Its class.
+        garment: Garment,
+        /// 1 or 2: the first or second of its class.
+        which: usize,
+    },
+}
+
+impl Subject {
+    /// The word for it in links.
+    pub fn slug(self) -> String {
+        match self {
+            Self::Drawn => "drawn".to_owned(),
+            Self::Real { garment, which } => format!("{}-{which}", garment.slug()),
+        }
+    }
+
+    /// The subject of this word.
+    pub fn parse(word: &str) -> Option<Self> {
+        if word == "drawn" {
+            return Some(Self::Drawn);
+        }
+        let (slug, which) = word.rsplit_once('-')?;
+        let garment = Garment::ALL
+            .into_iter()
+            .find(|garment| garment.slug() == slug)?;
+        let which = which.parse().ok().filter(|which| (1..=2).contains(which))?;
+        Some(Self::Real { garment, which })
+    }
+}
+
+/// A branch of the run: other noise from some t on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Branch {
+    /// Which one; 0 would be the run itself.
+    pub number: u32,
+    /// As the page counts: T is noise, 1 the last step.
+    pub t: u32,
+}
+
+impl Branch {
+    /// Most branches of a run.
+    const MOST: u32 = 9999;
 }
 
 impl State {
@@ -119,6 +223,13 @@ impl State {
             count: 1,
             epoch: None,
             autoplay: false,
+            ink: Ink::Shape("three"),
+            subject: Subject::Real {
+                garment: Garment::AnkleBoot,
+                which: 1,
+            },
+            noising_t: 300,
+            branch: None,
         }
     }
 
@@ -129,6 +240,7 @@ impl State {
     ) -> (Self, Vec<String>) {
         let mut state = Self::with_seed(any_seed);
         let mut steps = None;
+        let (mut branch, mut branch_t) = (None, None);
         let mut sentences = Vec::new();
         for (key, value) in parameters {
             let expected = match key.as_str() {
@@ -168,6 +280,31 @@ impl State {
                     value.parse().ok().map(Some),
                     "the number of an epoch",
                 ),
+                "ink" => take(
+                    &mut state.ink,
+                    Ink::parse(&value),
+                    "drop, three, ring, smile, or drawn with places",
+                ),
+                "x0" => take(
+                    &mut state.subject,
+                    Subject::parse(&value),
+                    "drawn, or a garment and its number, for example bag-2",
+                ),
+                "noising" => take(
+                    &mut state.noising_t,
+                    within(&value, 0..=1000),
+                    "a whole number from 0 to 1000",
+                ),
+                "branch" => take(
+                    &mut branch,
+                    within(&value, 1..=Branch::MOST).map(Some),
+                    "a whole number from 1 to 9999",
+                ),
+                "branch-t" => take(
+                    &mut branch_t,
+                    within(&value, 1..=1000).map(Some),
+                    "a whole number from 1 to 1000",
+                ),
                 "autoplay" => take(&mut state.autoplay, flag(&value), "0 or 1"),
                 // Somebody else's.
                 _ => None,
@@ -180,6 +317,8 @@ impl State {
             }
         }
         state.steps = steps.unwrap_or(state.sampler.usual_steps());
+        // One without the other names nothing.
+        state.branch = branch.zip(branch_t).map(|(number, t)| Branch { number, t });
         (state, sentences)
     }
 
@@ -205,6 +344,20 @@ impl State {
         };
         if self.autoplay {
             query += "&autoplay=1";
+        }
+        // What the figures below have of themselves need not be said.
+        let usual = Self::with_seed(self.seed);
+        if self.ink != usual.ink {
+            let _ = write!(query, "&ink={}", self.ink);
+        }
+        if self.subject != usual.subject {
+            let _ = write!(query, "&x0={}", self.subject.slug());
+        }
+        if self.noising_t != usual.noising_t {
+            let _ = write!(query, "&noising={}", self.noising_t);
+        }
+        if let Some(Branch { number, t }) = self.branch {
+            let _ = write!(query, "&branch={number}&branch-t={t}");
         }
         query
     }
@@ -282,8 +435,26 @@ mod tests {
             count: 16,
             epoch: Some(50),
             autoplay: true,
+            ink: Ink::Drawn(vec![[-320, 5], [0, 0]]),
+            subject: Subject::Real {
+                garment: Garment::AnkleBoot,
+                which: 2,
+            },
+            noising_t: 1000,
+            branch: Some(Branch { number: 3, t: 412 }),
         };
         assert_eq!(parse(&state.query()), (state, vec![]));
+        for (ink, subject) in [
+            (Ink::Drawn(vec![]), Subject::Drawn),
+            (Ink::Shape("ring"), Subject::parse("bag-1").unwrap()),
+        ] {
+            let state = State {
+                ink,
+                subject,
+                ..State::with_seed(3)
+            };
+            assert_eq!(parse(&state.query()), (state, vec![]));
+        }
         let state = State::with_seed(3);
         assert_eq!(parse(&state.query()), (state, vec![]));
     }
@@ -321,6 +492,14 @@ mod tests {
             "count=0",
             "epoch=last",
             "autoplay=maybe",
+            "ink=blot",
+            "ink=drawn_1",
+            "ink=drawn_321,0",
+            "x0=hat-1",
+            "x0=bag-3",
+            "noising=1001",
+            "branch=0",
+            "branch-t=0",
         ] {
             let (state, sentences) = parse(bad);
             assert_eq!(state, State::with_seed(77), "{bad}");

@@ -8,8 +8,12 @@
 
 mod algorithms;
 mod fewer_steps;
+mod ink;
 mod learning;
+mod noising;
+mod real_or_sampled;
 mod sampling;
+mod why;
 
 use std::{future::Future, pin::Pin};
 
@@ -24,11 +28,17 @@ use crate::{
 type Mount = fn(Page) -> Pin<Box<dyn Future<Output = Result<(), String>>>>;
 
 /// All figures: the section's id, and what starts it.
-pub const FIGURES: [(&str, Mount); 4] = [
+pub const FIGURES: [(&str, Mount); 8] = [
     ("sampling", |page| Box::pin(sampling::mount(page))),
+    ("ink", |page| Box::pin(ink::mount(page))),
+    ("noising", |page| Box::pin(noising::mount(page))),
     ("algorithms", |page| Box::pin(algorithms::mount(page))),
     ("learning", |page| Box::pin(learning::mount(page))),
+    ("why", |page| Box::pin(why::mount(page))),
     ("fewer-steps", |page| Box::pin(fewer_steps::mount(page))),
+    ("real-or-sampled", |page| {
+        Box::pin(real_or_sampled::mount(page))
+    }),
 ];
 
 /// Starts the first figure now, and each other one when its section comes near.

@@ -70,6 +70,16 @@ pub fn look<T>(show: impl FnOnce(&Frames, usize) -> T) -> Option<T> {
     })
 }
 
+/// The number of the run that [`look`] shows: another run has another one.
+pub fn run_number() -> u32 {
+    SAMPLING
+        .with(|cell| {
+            let sampling = cell.try_borrow().ok();
+            sampling.and_then(|sampling| Some(sampling.as_ref()?.run))
+        })
+        .unwrap_or_default()
+}
+
 /// Does something to the figure, then shows and tells what follows from it.
 fn act(change: impl FnOnce(&mut Sampling) + 'static) {
     SAMPLING.with(|cell| {

@@ -1,0 +1,506 @@
+//! Figures 2, 3, 6 and 8 of the shipped page in a real browser: what they show against numbers that
+//! are computed here, from the library, the weights and the data that ship.
+
+use std::{io::Read, path::PathBuf};
+
+use burn::tensor::{Tensor, TensorData};
+use fashion_ddpm::{
+    Denoiser, Gallery, Garment, Mixture, NoiseSchedule, Projection, ReverseProcess, Sampler,
+    diffusion::q_sample,
+    gallery::{self, Branches, Index, to_network},
+    mixture::noise_step,
+    noise::{PIXELS, gaussian},
+    sampler::{remaining, to_pixels},
+    weights::{self, Weights},
+};
+use fashion_ddpm_tests::{
+    browser::{Browser, Element, Gpu},
+    load, prepared,
+    server::{Fault, Server},
+    values,
+};
+use flate2::read::GzDecoder;
+use serde_json::json;
+
+/// Levels of 255 by which two devices may differ.
+const LEVELS: u8 = 2;
+
+const T: usize = 1000;
+
+fn dist() -> PathBuf {
+    prepared("FASHION_DDPM_DIST")
+}
+
+fn default_weights() -> Weights {
+    let index = std::fs::read(dist().join("weights/index.json")).unwrap();
+    let index: weights::Index = serde_json::from_slice(&index).unwrap();
+    let entry = index.default_entry().expect("the default is listed");
+    load(&dist().join("weights").join(&entry.file))
+}
+
+fn index() -> Index {
+    let index = std::fs::read(dist().join("data/index.json")).unwrap();
+    serde_json::from_slice(&index).unwrap()
+}
+
+fn garments(file: &str) -> (Gallery, Option<Projection>) {
+    let packed = std::fs::read(dist().join("data").join(file)).unwrap();
+    let mut bytes = Vec::new();
+    let mut unpacker = GzDecoder::new(packed.as_slice());
+    unpacker.read_to_end(&mut bytes).unwrap();
+    gallery::decode(&bytes).unwrap()
+}
+
+/// The page, ready, with this figure near the screen.
+fn open(figure: &str, query: &str) -> (Browser, std::sync::Arc<Server>) {
+    open_with(Server::of(dist()), figure, query)
+}
+
+fn open_with(
+    server: std::sync::Arc<Server>,
+    figure: &str,
+    query: &str,
+) -> (Browser, std::sync::Arc<Server>) {
+    let browser = Browser::chromium(Gpu::Software);
+    browser.open(&server.url(&format!("?engine=cpu{query}#{figure}")));
+    browser.wait_for("ready");
+    browser.script(
+        "document.getElementById(arguments[0]).scrollIntoView()",
+        json!([figure]),
+    );
+    (browser, server)
+}
+
+/// What an element says.
+fn text(browser: &Browser, id: &str) -> String {
+    let script = "return document.getElementById(arguments[0]).textContent";
+    browser
+        .script(script, json!([id]))
+        .as_str()
+        .unwrap_or_default()
+        .to_owned()
+}
+
+/// Waits until an element says something like this.
+#[track_caller]
+fn wait_text(browser: &Browser, id: &str, part: &str) -> String {
+    browser.wait(&format!("#{id} says `{part}`"), || {
+        let text = text(browser, id);
+        text.contains(part).then_some(text)
+    })
+}
+
+/// The number in a text after some words.
+#[track_caller]
+fn number_after(text: &str, words: &str) -> f64 {
+    let rest = text
+        .split_once(words)
+        .unwrap_or_else(|| panic!("`{words}` in `{text}`"))
+        .1;
+    let digits = rest.trim_start().trim_start_matches('(');
+    let end = digits.find(|c: char| !(c.is_ascii_digit() || ".-e".contains(c)));
+    let digits = &digits[..end.unwrap_or(digits.len())];
+    digits
+        .trim_end_matches('.')
+        .parse()
+        .unwrap_or_else(|_| panic!("a number in `{text}`"))
+}
+
+#[track_caller]
+fn assert_close(found: &[u8], expected: &[u8], levels: u8, what: &str) {
+    assert_eq!(found.len(), expected.len(), "{what}");
+    let pairs = found.iter().zip(expected);
+    let worst = pairs.map(|(a, b)| a.abs_diff(*b)).max();
+    assert!(worst <= Some(levels), "{what}: off by {worst:?} of 255");
+}
+
+fn shown(browser: &Browser, name: &str) -> Vec<u8> {
+    browser.canvas(&browser.find("image", name)).1
+}
+
+/// Changes a slider and waits for nothing.
+fn slide(browser: &Browser, name: &str, value: usize) -> Element {
+    let slider = browser.wait_enabled("slider", name);
+    browser.set(&slider, &value.to_string());
+    slider
+}
+
+#[track_caller]
+fn assert_quiet(browser: &Browser) {
+    let complaints = browser.complaints();
+    assert!(
+        complaints.is_empty(),
+        "the page complained: {complaints:#?}"
+    );
+}
+
+/// The whole way of the ink, there and back, computed once more here: as many points in the clusters
+/// as the page says, at the ends and on the way.
+#[test]
+fn the_ink_spreads_and_comes_back_as_the_library_has_it() {
+    const POINTS: usize = 1000;
+    let (browser, _server) = open("ink", "&seed=5&ink=drawn_-100,-70_110,-50_10,110");
+    let schedule = default_weights().diffusion.schedule;
+    let mixture = Mixture {
+        centres: vec![[-1.0, -0.7], [1.1, -0.5], [0.1, 1.1]],
+        deviation: 0.07,
+    };
+    let normals = |branch: u32, t: usize| -> Vec<[f64; 2]> {
+        let numbers: Vec<f32> = (0..3)
+            .flat_map(|image| gaussian(5, image, branch, t))
+            .collect();
+        let pairs = numbers.chunks_exact(2).take(POINTS);
+        pairs.map(|pair| [pair[0].into(), pair[1].into()]).collect()
+    };
+    let narrow = |x: [f64; 2]| x.map(|x| f64::from(x as f32));
+    let first = normals(1, T).into_iter().enumerate();
+    let mut points: Vec<[f64; 2]> = first.map(|(i, n)| narrow(mixture.sample(i, n))).collect();
+    let mut inside = vec![mixture.within(points.clone())];
+    for t in 0..T {
+        for (x, normal) in points.iter_mut().zip(normals(2, t)) {
+            *x = narrow(noise_step(&schedule, t, *x, normal));
+        }
+        inside.push(mixture.within(points.clone()));
+    }
+    for step in Sampler::Ddpm.plan(&schedule, T).unwrap() {
+        for (x, z) in points.iter_mut().zip(normals(3, step.t)) {
+            *x = narrow(mixture.step(&step, *x, z));
+        }
+        inside.push(mixture.within(points.clone()));
+    }
+    for (moment, t) in [
+        (0, 0),
+        (300, 300),
+        (1000, 1000),
+        (1700, 300),
+        (2000, 0),
+        (1000, 1000),
+    ] {
+        slide(&browser, "There and back", moment);
+        let caption = wait_text(
+            &browser,
+            "ink-caption",
+            &format!("t = {t}: {} of", inside[moment]),
+        );
+        assert!(caption.contains("one of 3 clusters"), "{caption}");
+    }
+    assert!(
+        inside[1000] < 100 && inside[2000] > 970,
+        "{} {}",
+        inside[1000],
+        inside[2000]
+    );
+
+    // By the keys: an empty plane, and a cluster in it that is in the link.
+    browser.click(&browser.find("button", "Draw your own"));
+    wait_text(&browser, "ink-caption", "An empty plane");
+    let plane = browser.find("application", "Plane of the ink");
+    // WebDriver's keys: arrow up, twice arrow right, space.
+    browser.type_keys(&plane, "\u{e013}\u{e014}\u{e014} ");
+    wait_text(&browser, "ink-caption", "the cluster");
+    browser.wait("the cluster is in the link", || {
+        browser.url().contains("ink=drawn_20,10").then_some(())
+    });
+    assert_quiet(&browser);
+}
+
+/// The noised image is `q_sample` of the test image with the seed's noise, at both ends and between;
+/// the numbers beside it are the schedules'; and what is denoised from there is what the library's
+/// reverse process makes of it.
+#[test]
+fn noising_is_q_sample_and_denoising_goes_back_from_there() {
+    const SEED: u32 = 11;
+    let (browser, _server) = open("noising", &format!("&seed={SEED}&x0=bag-2&noising=400"));
+    let weights = default_weights();
+    let schedule = &weights.diffusion.schedule;
+    let (test, _) = garments(&index().test.file);
+    let of_class = |(_, label): &(usize, &Garment)| **label == Garment::Bag;
+    let (bag, _) = test
+        .labels()
+        .iter()
+        .enumerate()
+        .filter(of_class)
+        .nth(1)
+        .unwrap();
+    let x_0 = test.image(bag);
+    let noise = gaussian(SEED, 0, 0, T);
+    browser.wait("the test image is shown", || {
+        (shown(&browser, "x_0, the image") == test.pixels(bag)).then_some(())
+    });
+    for t in [400, 1, 1000, 20] {
+        slide(&browser, "Noise up to", t);
+        wait_text(&browser, "noising-t-value", &format!("t = {t}"));
+        let expected = to_pixels(&q_sample(schedule, &x_0, t - 1, &noise));
+        let what = format!("x_t at t = {t}");
+        // f32 in the browser and here: a rounded half may fall either way.
+        assert_close(
+            &shown(&browser, "x_t, the noised image"),
+            &expected,
+            1,
+            &what,
+        );
+        let rows = text(&browser, "noising-numbers");
+        let alpha_cumprod = schedule.alphas_cumprod()[t - 1];
+        for number in [alpha_cumprod.sqrt(), (1.0 - alpha_cumprod).sqrt()] {
+            assert!(rows.contains(&format!("{number:.4}")), "{number} in {rows}");
+        }
+    }
+    let cosine = NoiseSchedule::new(fashion_ddpm::BetaSchedule::Cosine, T).unwrap();
+    let rows = text(&browser, "noising-numbers");
+    assert!(
+        rows.contains(&format!("{:.4}", cosine.alphas_cumprod()[19].sqrt())),
+        "{rows}"
+    );
+
+    let device = kernels::cpu();
+    let plan = Sampler::Ddpm.plan(schedule, T).unwrap();
+    for branch in [0, 1] {
+        browser.click(&browser.wait_enabled("button", "Denoise from here"));
+        let results = 1 + branch as u64;
+        browser.wait("it has come back", || {
+            let script = "return document.querySelectorAll('#noising-results canvas').length";
+            (browser.script(script, json!([])) == results).then_some(())
+        });
+        let x_t = q_sample(schedule, &x_0, 19, &noise);
+        let x_t = Tensor::from_data(TensorData::new(x_t, [1, 1, 28, 28]), &device);
+        let denoiser = Denoiser::new(weights.unet.clone(), T, None, 1.0, &device);
+        let rest = remaining(&plan, 19);
+        let mut process = ReverseProcess::resume(denoiser, rest, SEED, vec![(0, branch)], x_t);
+        while process.step().is_some() {}
+        let expected = to_pixels(&values(process.x()));
+        let what = format!("denoised on branch {branch}");
+        assert_close(&shown(&browser, "Denoised image"), &expected, LEVELS, &what);
+        // From this little noise the same bag returns.
+        let said = wait_text(&browser, "noising-note", "grey levels away");
+        let apart = number_after(&said, "a picture");
+        let pairs = expected.iter().zip(test.pixels(bag));
+        let squares: f64 = pairs.map(|(a, b)| f64::from(a.abs_diff(*b)).powi(2)).sum();
+        assert!(
+            (apart - (squares / PIXELS as f64).sqrt()).abs() < 1.5,
+            "{said}"
+        );
+        assert!(apart < 20.0, "{said}");
+    }
+
+    // A drawing: a stroke by the keys is noised like everything else.
+    browser.script(
+        "document.querySelector('input[value=drawn]').click()",
+        json!([]),
+    );
+    let pad = browser.wait_enabled("application", "Drawing pad");
+    let black = browser.canvas(&pad).1;
+    assert!(
+        black.iter().all(|level| *level == 0),
+        "an empty pad is black"
+    );
+    browser.type_keys(&pad, " ");
+    browser.wait("the brush has painted", || {
+        let levels = browser.canvas(&pad).1;
+        levels.contains(&255).then_some(())
+    });
+    let drawn: Vec<f32> = browser.canvas(&pad).1.into_iter().map(to_network).collect();
+    let expected = to_pixels(&q_sample(schedule, &drawn, 19, &noise));
+    // The pad's grey levels are rounded to 255 on the canvas.
+    assert_close(
+        &shown(&browser, "x_t, the noised image"),
+        &expected,
+        1,
+        "the drawing noised",
+    );
+    assert_quiet(&browser);
+}
+
+/// The map's path ends where the garment is projected, its nearest images are the gallery's, and the
+/// branches are those of the library: they begin at the run's own state, with other noise.
+#[test]
+fn the_path_ends_at_the_garment_and_branches_leave_the_run_where_they_say() {
+    const SEED: u32 = 3;
+    const STEPS: usize = 10;
+    let query = format!("&seed={SEED}&sampler=ddpm&steps={STEPS}&autoplay=1");
+    let (browser, _server) = open("why", &query);
+    browser.wait_for("done");
+    let weights = default_weights();
+    let schedule = &weights.diffusion.schedule;
+    let device = kernels::cpu();
+    let plan = Sampler::Ddpm.plan(schedule, STEPS).unwrap();
+    let denoiser = || Denoiser::new(weights.unet.clone(), T, None, 1.0, &device);
+    let mut process = ReverseProcess::new(denoiser(), plan.clone(), SEED, 0..1, T, &device);
+    let mut states = Vec::new();
+    while let Some(frame) = process.step() {
+        states.push((frame.t, frame.x_t));
+    }
+    let x_0 = values(process.x());
+    let index = index();
+    let (map, projection) = garments(&index.map.file);
+    let projection = projection.expect("the map's file has a projection");
+
+    let nearest = map.nearest(&x_0, index.neighbours.votes);
+    let verdict = wait_text(&browser, "clusters-verdict", "It is ");
+    let class = map.vote(&nearest).unwrap();
+    assert!(
+        verdict.contains(class.name()),
+        "{verdict}, not {}",
+        class.name()
+    );
+    let distance = number_after(&verdict, "It is");
+    assert!(
+        (distance - f64::from(nearest[0].distance)).abs() < 1.5,
+        "{verdict}"
+    );
+    for (i, neighbour) in nearest.iter().take(3).enumerate() {
+        let picture = shown(&browser, &format!("Nearest real image {}", i + 1));
+        assert_eq!(picture, map.pixels(neighbour.index), "neighbour {i}");
+    }
+    let place = |x: &[f32]| projection.project(x).map(f64::from);
+    let expect_at = |x: &[f32]| {
+        let [across, up] = place(x);
+        browser.wait("the path has come to its place", || {
+            let caption = text(&browser, "clusters-caption");
+            let (_, pair) = caption.split_once("now at (")?;
+            let (first, rest) = pair.split_once(", ")?;
+            let (second, _) = rest.split_once(')')?;
+            let found: [f64; 2] = [first.parse().ok()?, second.parse().ok()?];
+            // States are kept in f16, 784 of them are summed, and devices differ in rounding.
+            let near = (found[0] - across).abs() < 0.06 && (found[1] - up).abs() < 0.06;
+            near.then_some(())
+        });
+    };
+    expect_at(&x_0);
+    slide(&browser, "Timestep", 0);
+    expect_at(&gaussian(SEED, 0, 0, T));
+    slide(&browser, "Timestep", 6);
+    expect_at(&values(states[6].1.clone()));
+
+    // Branches from the state before step 6 of 10, at t = 400 of the lecture.
+    let (t, x_t) = &states[6];
+    assert_eq!(*t + 1, 400);
+    slide(&browser, "Branch at", 410);
+    let mut first = 1;
+    for _ in 0..2 {
+        browser.click(&browser.wait_enabled("button", "Branch here"));
+        wait_text(
+            &browser,
+            "branch-4-text",
+            &format!("branch {}: ", first + 3),
+        );
+        let streams = (first..first + 4).map(|branch| (0, branch)).collect();
+        let rest = remaining(&plan, *t);
+        let x_t = x_t.clone().repeat_dim(0, 4);
+        let mut process = ReverseProcess::resume(denoiser(), rest, SEED, streams, x_t);
+        while process.step().is_some() {}
+        let ends = to_pixels(&values(process.x()));
+        let mut kept = 0;
+        for (i, end) in ends.chunks_exact(PIXELS).enumerate() {
+            let what = format!("branch {}", first as usize + i);
+            let script = "const canvas = document.getElementById(arguments[0]);
+                return Array.from(canvas.getContext('2d').getImageData(0, 0, 28, 28).data)
+                    .filter((_, i) => i % 4 == 0)";
+            let found = browser.script(script, json!([format!("branch-{}-image", i + 1)]));
+            let found: Vec<u8> = serde_json::from_value(found).unwrap();
+            // The page keeps the run's states in f16.
+            assert_close(&found, end, 4, &what);
+            let x: Vec<f32> = end.iter().copied().map(to_network).collect();
+            let own = map.vote(&map.nearest(&x, index.neighbours.votes)).unwrap();
+            let said = text(&browser, &format!("branch-{}-text", i + 1));
+            assert!(said.contains(own.name()), "{said}, not {}", own.name());
+            kept += u32::from(own == class);
+        }
+        let note = wait_text(&browser, "branches-note", "branches became");
+        assert!(note.contains(&format!("{kept} of 4")), "{note}");
+        first += 4;
+    }
+    browser.script("document.getElementById('branch-2').click()", json!([]));
+    browser.wait("the branch is in the link", || {
+        browser
+            .url()
+            .contains("branch=6&branch-t=400")
+            .then_some(())
+    });
+    let curve: Branches =
+        serde_json::from_slice(&std::fs::read(dist().join("data/branches.json")).unwrap()).unwrap();
+    let caption = wait_text(&browser, "branches-curve-caption", "runs");
+    for point in &curve.points {
+        let share = 100.0 * f64::from(point.kept) / f64::from(curve.runs);
+        let said = format!("{share:.0} % from t = {}", point.t);
+        assert!(caption.contains(&said), "{said} in {caption}");
+    }
+
+    // The link grows its branch by itself.
+    browser.open(&browser.url());
+    browser.wait_for("done");
+    browser.script("document.getElementById('why').scrollIntoView()", json!([]));
+    wait_text(&browser, "branch-2-text", "branch 6: ");
+    let pressed = browser.script(
+        "return document.getElementById('branch-2').getAttribute('aria-pressed')",
+        json!([]),
+    );
+    assert_eq!(pressed, "true");
+
+    // Part a: as many as have been drawn, and nothing near a garment.
+    browser.click(&browser.wait_enabled("button", "Draw random images"));
+    let count = browser.wait("some hundred were drawn and compared", || {
+        let text = text(&browser, "space-count");
+        let drawn: u32 = text.split(' ').next()?.parse().ok()?;
+        (drawn > 200 && text.contains("closest")).then_some(text)
+    });
+    browser.click(&browser.wait_enabled("button", "Enough"));
+    // Two independent uniform pixels differ by sqrt(1/6) of 255 = 104 as the root of the mean square;
+    // from an image half black, 255 / sqrt(3) and 255 / sqrt(12): nothing comes much closer than 85.
+    let closest = number_after(&count, "real images is");
+    assert!((80.0..160.0).contains(&closest), "{count}");
+    assert_quiet(&browser);
+}
+
+/// Twenty pictures, ten of them photographs of the test set; who knows them all is told so.
+#[test]
+fn the_quiz_deals_ten_of_each_and_counts() {
+    let (browser, _server) = open("real-or-sampled", "&seed=1");
+    browser.click(&browser.wait_enabled("button", "Begin"));
+    wait_text(&browser, "quiz-result", "20 to judge");
+    let (test, _) = garments(&index().test.file);
+    let mut real = Vec::new();
+    for i in 1..=20 {
+        let picture = shown(&browser, &format!("Picture {i}"));
+        real.push((0..test.len()).any(|image| test.pixels(image) == picture));
+    }
+    assert_eq!(real.iter().filter(|real| **real).count(), 10);
+    let answer = |i: usize, real: bool| {
+        let value = if real { "real" } else { "sampled" };
+        let script = "document.querySelector(`input[name=quiz-${arguments[0]}][value=${arguments[1]}]`).click()";
+        browser.script(script, json!([i, value]));
+    };
+    // All but three right.
+    for (i, real) in real.iter().enumerate() {
+        answer(i + 1, if i < 3 { !real } else { *real });
+    }
+    let result = wait_text(&browser, "quiz-result", "17 of 20 right");
+    // P(X >= 17) for n = 20, p = 1/2: 1351 / 2^20.
+    assert!(result.contains("0.1 %"), "{result}");
+    let right = "return document.querySelectorAll('.judged.right').length";
+    assert_eq!(browser.script(right, json!([])), 17);
+    assert_quiet(&browser);
+}
+
+/// Data that cannot be had is said where it is missed, and stops nothing else.
+#[test]
+fn without_the_map_the_rest_works() {
+    let server = Server::of(dist());
+    server.fault("data/map.bin", Fault::Altered);
+    server.fault("data/test.bin", Fault::Missing);
+    let (browser, _server) = open_with(server, "why", "&seed=1&sampler=ddim&steps=3");
+    wait_text(&browser, "why-note", "could not be loaded");
+    browser.wait_enabled("button", "Draw random images");
+    browser.script(
+        "document.getElementById('noising').scrollIntoView()",
+        json!([]),
+    );
+    wait_text(&browser, "noising-note", "could not be loaded");
+    // One can still draw.
+    browser.wait_enabled("application", "Drawing pad");
+    browser.script(
+        "document.getElementById('sampling').scrollIntoView()",
+        json!([]),
+    );
+    browser.click(&browser.wait_enabled("button", "Sample a garment"));
+    browser.wait_for("done");
+}

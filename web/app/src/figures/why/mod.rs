@@ -1,0 +1,25 @@
+//! Figure 6, Why does it work? Almost all images are nothing (`space`), the garments lie in clusters
+//! (`map`), and noise decides which one a picture becomes, early (`branches`).
+
+mod branches;
+mod clusters;
+mod space;
+
+use std::rc::Rc;
+
+use crate::{data, page::Page};
+
+/// Starts the figure: its three parts share the map.
+///
+/// # Errors
+/// Where the map cannot be loaded; random images can be drawn all the same.
+pub async fn mount(page: Page) -> Result<(), String> {
+    let space = space::mount();
+    let branches = branches::mount(&page);
+    let map = data::map("why-load").await?;
+    space.borrow_mut().compare_with(Rc::clone(&map));
+    branches.borrow_mut().classify_by(Rc::clone(&map));
+    branches::show_measured(&branches).await;
+    clusters::mount(&page, map);
+    Ok(())
+}
