@@ -202,12 +202,15 @@ impl Step {
     }
 }
 
-/// Pixels for eyes: [-1, 1] to 0 (black) to 255, rounded, anything outside cut off.
-pub fn to_pixels(x: &[f32]) -> Vec<u8> {
+/// A pixel for eyes: [-1, 1] to 0 (black) to 255, rounded, anything outside cut off.
+pub fn to_pixel(x: f32) -> u8 {
     // `as` saturates, and sends NaN to 0.
-    x.iter()
-        .map(|v| (v * 127.5 + 127.5).round() as u8)
-        .collect()
+    (x * 127.5 + 127.5).round() as u8
+}
+
+/// [`to_pixel`] of many.
+pub fn to_pixels(x: &[f32]) -> Vec<u8> {
+    x.iter().copied().map(to_pixel).collect()
 }
 
 #[cfg(test)]

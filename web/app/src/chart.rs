@@ -45,6 +45,12 @@ impl Axis {
         }
     }
 
+    /// Its ticks, without those that lie beyond its ends.
+    fn ticks(&self) -> impl Iterator<Item = f64> {
+        let [first, last] = self.range;
+        (self.ticks.iter().copied()).filter(move |tick| (first..=last).contains(tick))
+    }
+
     /// Where a value lies, 0 at the axis's beginning and 1 at its end, and nowhere else.
     fn share(&self, value: f64) -> f64 {
         let scale = |v: f64| if self.logarithmic { v.log10() } else { v };
@@ -142,9 +148,9 @@ impl Chart {
         let [left, right, top, bottom] = MARGIN;
         let (end, base) = (WIDTH - right, HEIGHT - bottom);
         let mut svg = format!("<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" aria-hidden=\"true\">");
-        for tick in &self.y.ticks {
-            let y = self.at(self.x.range[0], *tick)[1];
-            let word = number(*tick);
+        for tick in self.y.ticks() {
+            let y = self.at(self.x.range[0], tick)[1];
+            let word = number(tick);
             let _ = write!(
                 svg,
                 "<line class=\"grid\" x1=\"{left}\" x2=\"{end}\" y1=\"{y:.1}\" y2=\"{y:.1}\"/>\
@@ -152,9 +158,9 @@ impl Chart {
                 left - 7.0
             );
         }
-        for tick in &self.x.ticks {
-            let x = self.at(*tick, self.y.range[0])[0];
-            let word = number(*tick);
+        for tick in self.x.ticks() {
+            let x = self.at(tick, self.y.range[0])[0];
+            let word = number(tick);
             let _ = write!(
                 svg,
                 "<line class=\"grid\" x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{base}\" y2=\"{}\"/>\

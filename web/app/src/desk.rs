@@ -2,18 +2,7 @@
 //!
 //! The engine computes one run at a time. Who asks last gets it, and whose run that ends is told so;
 //! a question about a single image may come in between. A figure never talks to the worker: it
-//! starts a [`Job`] and reads its [`News`], in plain order:
-//!
-//! ```ignore
-//! let mut run = desk.start(job);
-//! loop {
-//!     match run.next().await? {
-//!         News::Frames { .. } => (),
-//!         News::Done { x_0, .. } => break,
-//!         News::Started(_) => (),
-//!     }
-//! }
-//! ```
+//! starts a [`Job`] and reads its [`News`], in plain order, or has [`Desk::sample`] do so.
 //!
 //! A run is stopped by dropping it. Which epoch's weights the engine holds is the desk's business:
 //! it loads what the next job needs.
@@ -29,6 +18,7 @@ use crate::{
     dom,
     engine::{self, Engine},
     state::EngineChoice,
+    store::PIXELS,
 };
 
 /// `weights/index.json`, as far as the page needs it.
@@ -369,6 +359,32 @@ impl Desk {
             number,
             desk: self.clone(),
             news,
+        }
+    }
+
+    /// Does a whole job: `show` gets the number of steps taken and the newest x_t, `[count, 784]`,
+    /// as frames come in. Gives back the garments, `[count, 784]`, and the milliseconds spent
+    /// computing.
+    ///
+    /// # Errors
+    /// Why it ended before.
+    pub async fn sample(
+        &self,
+        job: Job,
+        mut show: impl FnMut(usize, &[f32]),
+    ) -> Result<(Vec<f32>, f64), End> {
+        let size = job.picture.count as usize * PIXELS;
+        let mut run = self.start(job, false);
+        loop {
+            match run.next().await? {
+                News::Started(_) => {}
+                News::Frames { first, x_t, .. } => {
+                    if let Some(newest) = x_t.chunks_exact(size).next_back() {
+                        show(first + x_t.len() / size, newest);
+                    }
+                }
+                News::Done { x_0, elapsed_ms } => return Ok((x_0, elapsed_ms)),
+            }
         }
     }
 

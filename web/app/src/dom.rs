@@ -37,6 +37,16 @@ pub fn find<T: JsCast>(id: &str) -> T {
         .unwrap_or_else(|| panic!("index.html has no proper #{id}"))
 }
 
+/// All elements that a selector of ours finds.
+pub fn all<T: JsCast>(selector: &str) -> Vec<T> {
+    let Ok(list) = document().query_selector_all(selector) else {
+        return Vec::new();
+    };
+    (0..list.length())
+        .filter_map(|i| list.get(i)?.dyn_into().ok())
+        .collect()
+}
+
 /// The content of a `<meta>`.
 pub fn meta(name: &str) -> Option<String> {
     let selector = format!("meta[name={name}]");
@@ -80,6 +90,11 @@ pub fn after(milliseconds: i32, callback: impl FnOnce() + 'static) {
         closure.unchecked_ref(),
         milliseconds,
     );
+}
+
+/// Reads JSON; `None` where it is none, or other than expected.
+pub fn parse_json<T: DeserializeOwned>(text: &str) -> Option<T> {
+    serde_wasm_bindgen::from_value(js_sys::JSON::parse(text).ok()?).ok()
 }
 
 /// Calls back once, when the element comes within a screen of what is seen.

@@ -29,6 +29,7 @@ pub const GARMENTS: [&str; 11] = [
 pub const COUNTS: [u32; 4] = [1, 4, 9, 16];
 
 const STEPS: RangeInclusive<u32> = 1..=1000;
+const LECTURE: RangeInclusive<u8> = 1..=8;
 const GUIDANCE: RangeInclusive<f64> = 0.0..=8.0;
 
 /// Which engine is asked for.
@@ -110,6 +111,8 @@ pub struct State {
     pub epoch: Option<u32>,
     /// `autoplay`: start as soon as the engine is ready.
     pub autoplay: bool,
+    /// `lecture`: the figure, 1 to 8, that is shown alone.
+    pub lecture: Option<u8>,
     /// `ink`: the clusters of figure 2.
     pub ink: Ink,
     /// `x0`: what figure 3 noises.
@@ -230,6 +233,7 @@ impl State {
             },
             noising_t: 300,
             branch: None,
+            lecture: None,
         }
     }
 
@@ -304,6 +308,10 @@ impl State {
                     &mut branch_t,
                     within(&value, 1..=1000).map(Some),
                     "a whole number from 1 to 1000",
+                "lecture" => take(
+                    &mut state.lecture,
+                    within(&value, LECTURE).map(Some),
+                    "the number of a figure, 1 to 8",
                 ),
                 "autoplay" => take(&mut state.autoplay, flag(&value), "0 or 1"),
                 // Somebody else's.
@@ -358,6 +366,8 @@ impl State {
         }
         if let Some(Branch { number, t }) = self.branch {
             let _ = write!(query, "&branch={number}&branch-t={t}");
+        if let Some(figure) = self.lecture {
+            let _ = write!(query, "&lecture={figure}");
         }
         query
     }
@@ -442,6 +452,7 @@ mod tests {
             },
             noising_t: 1000,
             branch: Some(Branch { number: 3, t: 412 }),
+            lecture: Some(8),
         };
         assert_eq!(parse(&state.query()), (state, vec![]));
         for (ink, subject) in [
@@ -500,6 +511,8 @@ mod tests {
             "noising=1001",
             "branch=0",
             "branch-t=0",
+            "lecture=0",
+            "lecture=9",
         ] {
             let (state, sentences) = parse(bad);
             assert_eq!(state, State::with_seed(77), "{bad}");

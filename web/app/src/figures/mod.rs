@@ -15,11 +15,13 @@ mod real_or_sampled;
 mod sampling;
 mod why;
 
-use std::{future::Future, pin::Pin};
+use std::{cell::Cell, future::Future, pin::Pin, rc::Rc};
 
-use web_sys::Element;
+use wasm_bindgen_futures::spawn_local;
+use web_sys::{Element, HtmlButtonElement};
 
 use crate::{
+    desk::End,
     dom::{self, find, set_attribute, set_text},
     page::Page,
 };
@@ -47,7 +49,7 @@ pub fn start(page: &Page) {
         let section: Element = find(id);
         let page = page.clone();
         let begin = move || {
-            wasm_bindgen_futures::spawn_local(async move {
+            spawn_local(async move {
                 if let Err(reason) = mount(page).await {
                     note(id, &reason, true);
                 }
@@ -58,6 +60,36 @@ pub fn start(page: &Page) {
             _ => dom::when_near(&section, begin),
         }
     }
+}
+
+/// Gives a button its work for the engine. It is out of use meanwhile, and while there are no
+/// weights; where the work ends early, the figure's note says why.
+pub fn on_press<W>(page: &Page, figure: &'static str, button: &str, work: impl Fn() -> W + 'static)
+where
+    W: Future<Output = Result<(), End>> + 'static,
+{
+    let button: HtmlButtonElement = find(button);
+    let busy = Rc::new(Cell::new(false));
+    let follow = {
+        let (page, button, busy) = (page.clone(), button.clone(), busy.clone());
+        move || button.set_disabled(!page.desk().is_ready() || busy.get())
+    };
+    follow();
+    page.watch(follow.clone());
+    dom::listen(&button, "click", move |_| {
+        let (busy, follow, work) = (busy.clone(), follow.clone(), work());
+        busy.set(true);
+        follow();
+        spawn_local(async move {
+            let outcome = work.await;
+            busy.set(false);
+            follow();
+            match outcome {
+                Ok(()) => note(figure, "", false),
+                Err(end) => note(figure, &end.to_string(), end != End::Taken),
+            }
+        });
+    });
 }
 
 /// Says something in a figure's own note.

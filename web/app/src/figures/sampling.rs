@@ -6,6 +6,7 @@
 
 use std::{cell::RefCell, collections::VecDeque, rc::Rc};
 
+use fashion_ddpm::sampler::to_pixel;
 use js_sys::Reflect;
 use protocol::{ErrorCode, Picture};
 use serde::Serialize;
@@ -25,7 +26,7 @@ use crate::{
     page::Page,
     player::{Phase, Player, Speed},
     state::{Sampler, garment},
-    store::{Frames, to_pixel},
+    store::{Frames, Prediction},
 };
 
 /// How long somebody rests on a frame before the network is asked about it again.
@@ -78,6 +79,19 @@ pub fn run_number() -> u32 {
             sampling.and_then(|sampling| Some(sampling.as_ref()?.run))
         })
         .unwrap_or_default()
+}
+
+/// Takes one step of the run, a new one where there is none; a run that plays is paused first.
+pub fn step() {
+    act(|sampling| match sampling.player.phase() {
+        Phase::Running => sampling.pause_or_resume(),
+        Phase::Paused => sampling.next_step(),
+        Phase::Idle | Phase::Over => {
+            sampling.sample();
+            sampling.pause_or_resume();
+            sampling.next_step();
+        }
+    });
 }
 
 /// Does something to the figure, then shows and tells what follows from it.
@@ -760,6 +774,18 @@ impl Sampling {
             _ => "the image".to_owned(),
         };
         set_text(&elements.caption, &format!("{caption}, t = {}", t(stop)));
+        let (noise, garment) = match prediction {
+            Some(prediction) => in_words(prediction),
+            None => ("Not known yet.".to_owned(), "Not known yet.".to_owned()),
+        };
+        describe(
+            &elements.pred_noise,
+            &format!("at t = {}: {noise}", t(index)),
+        );
+        describe(
+            &elements.pred_x_0,
+            &format!("at t = {}: {garment}", t(index)),
+        );
         let known = prediction.is_some();
         if moving {
             frames.shown(index);
@@ -843,6 +869,28 @@ impl Sampling {
             });
         });
     }
+}
+
+/// A prediction for those who do not see it: how much noise, and how light and how sharp a picture.
+fn in_words(prediction: &Prediction) -> (String, String) {
+    let n = prediction.noise.len().max(1) as f32;
+    let square: f32 = prediction.noise.iter().map(|v| v.to_f32().powi(2)).sum();
+    let levels = &prediction.x_start;
+    let light = levels.iter().filter(|level| **level > 40).count() as f32 / n;
+    // Neighbours in a row differ little in a blur, and much in fabric and noise.
+    let steps = levels
+        .windows(2)
+        .map(|pair| f32::from(pair[0].abs_diff(pair[1])));
+    let contrast = steps.sum::<f32>() / n;
+    let look = match contrast {
+        c if c < 8.0 => "a blur",
+        c if c < 16.0 => "a shape with soft outlines",
+        _ => "a shape with sharp outlines",
+    };
+    (
+        format!("values of standard deviation {:.2}", (square / n).sqrt()),
+        format!("{look}, covering {:.0} % of the picture", light * 100.0),
+    )
 }
 
 /// Which stop of a run of `steps` picture i of the strip shows: noise first, the garment last.
