@@ -124,9 +124,10 @@ impl Chart {
     #[must_use]
     pub fn word(mut self, class: &str, x: f64, y: f64, word: &str) -> Self {
         let [x, y] = self.at(x, y);
+        let anchor = if x > WIDTH * 0.8 { "end" } else { "start" };
         let _ = write!(
             self.marks,
-            "<text class=\"word {class}\" x=\"{x:.1}\" y=\"{y:.1}\" dy=\"-7\">{word}</text>"
+            "<text class=\"word {class}\" text-anchor=\"{anchor}\" x=\"{x:.1}\" y=\"{y:.1}\" dy=\"-7\">{word}</text>"
         );
         self
     }

@@ -308,6 +308,7 @@ impl State {
                     &mut branch_t,
                     within(&value, 1..=1000).map(Some),
                     "a whole number from 1 to 1000",
+                ),
                 "lecture" => take(
                     &mut state.lecture,
                     within(&value, LECTURE).map(Some),
@@ -366,6 +367,7 @@ impl State {
         }
         if let Some(Branch { number, t }) = self.branch {
             let _ = write!(query, "&branch={number}&branch-t={t}");
+        }
         if let Some(figure) = self.lecture {
             let _ = write!(query, "&lecture={figure}");
         }
