@@ -96,7 +96,8 @@ fn run_all(toolbox: &mut Toolbox, report: &mut Report) -> Result<(), Failure> {
         .env("FASHION_DDPM_CHROMIUM", browsers.chromium)
         .env("FASHION_DDPM_CHROMEDRIVER", browsers.chromedriver)
         .env("FASHION_DDPM_FIREFOX", browsers.firefox)
-        .env("FASHION_DDPM_GECKODRIVER", browsers.geckodriver);
+        .env("FASHION_DDPM_GECKODRIVER", browsers.geckodriver)
+        .env("FASHION_DDPM_AXE", browsers.axe);
     // Compiling is most of the first run and nothing of the next: a figure of its own.
     let mut compile = cargo(toolbox, "test");
     compile

@@ -29,6 +29,8 @@ const WASM_OPT_OLDEST: Version = Version(116, 0, 0);
 
 const GECKODRIVER: &str = "0.37.1";
 
+const AXE: &str = "4.14.1";
+
 /// What the build of the page needs.
 ///
 /// # Errors
@@ -50,6 +52,8 @@ pub struct Browsers {
     pub firefox: PathBuf,
     /// geckodriver.
     pub geckodriver: PathBuf,
+    /// axe-core's script, which looks for what shuts people out.
+    pub axe: PathBuf,
 }
 
 /// What the tests need beyond the page's tools.
@@ -123,6 +127,24 @@ pub fn browsers(toolbox: &mut Toolbox) -> Result<Browsers, Failure> {
             check: &|toolbox| geckodriver(toolbox).map(drop).ok_or("not found".into()),
         },
     )?;
+    obtain(
+        toolbox,
+        &Need {
+            what: format!("axe-core {AXE} for the page's tests"),
+            sources: vec![Source::Npm {
+                name: "axe-core",
+                version: AXE,
+            }],
+            by_hand: format!(
+                "npm install --prefix {} axe-core@{AXE}",
+                toolbox.tools.join("axe-core").display()
+            ),
+            check: &|toolbox| match axe(toolbox).is_file() {
+                true => Ok(()),
+                false => Err("not found".into()),
+            },
+        },
+    )?;
     let lost = || Failure::Unexpected("a browser found a moment ago is gone".into());
     let (chromium, chromedriver) = chromium(toolbox).ok_or_else(lost)?;
     Ok(Browsers {
@@ -130,7 +152,13 @@ pub fn browsers(toolbox: &mut Toolbox) -> Result<Browsers, Failure> {
         chromedriver,
         firefox: firefox(toolbox).ok_or_else(lost)?,
         geckodriver: geckodriver(toolbox).ok_or_else(lost)?,
+        axe: axe(toolbox),
     })
+}
+
+fn axe(toolbox: &Toolbox) -> PathBuf {
+    let package = toolbox.tools.join("axe-core").join("node_modules/axe-core");
+    package.join("axe.min.js")
 }
 
 fn wasm_target(toolbox: &mut Toolbox) -> Result<(), Failure> {
