@@ -225,6 +225,9 @@ pub struct Index {
     pub projection: ProjectionNote,
     /// How far the nearest neighbours can be trusted.
     pub neighbours: NeighboursNote,
+    /// How often a branch keeps the class of its run, once that has been measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub branches: Option<Branches>,
     /// SHA-256 of the training images and labels, uncompressed.
     pub training_sha256: String,
     /// SHA-256 of the test images and labels, uncompressed.
@@ -268,7 +271,7 @@ pub struct NeighboursNote {
     pub median_distance: f64,
 }
 
-/// `web/data/branches.json`: how often a branch keeps the class of its run.
+/// How often a branch keeps the class of its run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Branches {
     /// Checksum of the weights.

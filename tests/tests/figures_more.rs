@@ -7,7 +7,7 @@ use burn::tensor::{Tensor, TensorData};
 use fashion_ddpm::{
     Denoiser, Gallery, Garment, Mixture, NoiseSchedule, Projection, ReverseProcess, Sampler,
     diffusion::q_sample,
-    gallery::{self, Branches, Index, to_network},
+    gallery::{self, Index, to_network},
     mixture::noise_step,
     noise::{PIXELS, gaussian},
     sampler::{remaining, to_pixels},
@@ -143,7 +143,7 @@ fn the_ink_spreads_and_comes_back_as_the_library_has_it() {
     let schedule = default_weights().diffusion.schedule;
     let mixture = Mixture {
         centres: vec![[-1.0, -0.7], [1.1, -0.5], [0.1, 1.1]],
-        deviation: 0.07,
+        deviation: 0.1,
     };
     let normals = |branch: u32, t: usize| -> Vec<[f64; 2]> {
         let numbers: Vec<f32> = (0..3)
@@ -185,7 +185,7 @@ fn the_ink_spreads_and_comes_back_as_the_library_has_it() {
         assert!(caption.contains("one of 3 clusters"), "{caption}");
     }
     assert!(
-        inside[1000] < 100 && inside[2000] > 970,
+        inside[1000] < 150 && inside[2000] > 970,
         "{} {}",
         inside[1000],
         inside[2000]
@@ -416,13 +416,13 @@ fn the_path_ends_at_the_garment_and_branches_leave_the_run_where_they_say() {
             .contains("branch=6&branch-t=400")
             .then_some(())
     });
-    let curve: Branches =
-        serde_json::from_slice(&std::fs::read(dist().join("data/branches.json")).unwrap()).unwrap();
-    let caption = wait_text(&browser, "branches-curve-caption", "runs");
-    for point in &curve.points {
-        let share = 100.0 * f64::from(point.kept) / f64::from(curve.runs);
-        let said = format!("{share:.0} % from t = {}", point.t);
-        assert!(caption.contains(&said), "{said} in {caption}");
+    if let Some(curve) = &index.branches {
+        let caption = wait_text(&browser, "branches-curve-caption", "runs");
+        for point in &curve.points {
+            let share = 100.0 * f64::from(point.kept) / f64::from(curve.runs);
+            let said = format!("{share:.0} % from t = {}", point.t);
+            assert!(caption.contains(&said), "{said} in {caption}");
+        }
     }
 
     // The link grows its branch by itself.

@@ -23,6 +23,7 @@ use flate2::read::GzDecoder;
 use crate::{
     device::{self, DeviceChoice, DeviceError},
     files::{self, FileError},
+    page_data,
     progress::Progress,
     sample::{self, SampleError, Walk, walk},
 };
@@ -93,7 +94,7 @@ pub enum BranchesError {
     File(#[from] FileError),
 }
 
-/// Computes the curve and writes `branches.json` into the page's data.
+/// Computes the curve and writes it into the index of the page's data.
 ///
 /// # Errors
 /// [`BranchesError`]; what is asked for is checked before anything is computed.
@@ -107,7 +108,8 @@ pub fn write(options: &Options) -> Result<Branches, BranchesError> {
     if steps == 0 || !steps.is_multiple_of(BRANCHES) {
         return Err(BranchesError::Steps(steps));
     }
-    let (map, votes) = read_map(&options.out)?;
+    let (map, mut index) = read_map(&options.out)?;
+    let votes = index.neighbours.votes;
     let path = match &options.weights {
         Some(path) => path.clone(),
         None => sample::default_weights()?,
@@ -190,9 +192,8 @@ pub fn write(options: &Options) -> Result<Branches, BranchesError> {
         by_chance: by_chance(&counts),
         points,
     };
-    let mut json = serde_json::to_vec_pretty(&branches).expect("plain data");
-    json.push(b'\n');
-    files::write(&options.out.join("branches.json"), &json)?;
+    index.branches = Some(branches.clone());
+    page_data::write_index(&options.out, &index)?;
     Ok(branches)
 }
 
@@ -203,13 +204,13 @@ fn by_chance(counts: &[u32]) -> f64 {
     counts.iter().map(|n| pairs(*n)).sum::<f64>() / pairs(all).max(1.0)
 }
 
-/// The page's map, and how many neighbours vote.
-fn read_map(folder: &Path) -> Result<(Gallery, usize), BranchesError> {
+/// The page's map and the index of its data.
+fn read_map(folder: &Path) -> Result<(Gallery, Index), BranchesError> {
     let unusable = |path: &Path, reason: String| BranchesError::Map {
         path: path.to_owned(),
         reason,
     };
-    let path = folder.join("index.json");
+    let path = folder.join(page_data::INDEX);
     let json = files::read(&path)?;
     let index: Index =
         serde_json::from_slice(&json).map_err(|error| unusable(&path, error.to_string()))?;
@@ -220,7 +221,7 @@ fn read_map(folder: &Path) -> Result<(Gallery, usize), BranchesError> {
         .map_err(|error| unusable(&path, error.to_string()))?;
     let (map, _) = gallery::decode(&bytes)
         .map_err(|error: GalleryError| unusable(&path, error.to_string()))?;
-    Ok((map, index.neighbours.votes))
+    Ok((map, index))
 }
 
 /// One denoiser for many walks.

@@ -45,8 +45,11 @@ pub enum PageDataError {
     File(#[from] FileError),
 }
 
+/// The index's name in its folder.
+pub const INDEX: &str = "index.json";
+
 /// Writes `test.bin`, `map.bin` and the index that names them into `out`, from the data set in
-/// `data`, else in the cache.
+/// `data`, else in the cache. What was measured on branches stays in the index.
 ///
 /// # Errors
 /// [`PageDataError`] says what is missing. The index is written last: it never names a file that is
@@ -54,14 +57,25 @@ pub enum PageDataError {
 pub fn write(data: Option<&Path>, out: &Path) -> Result<Index, PageDataError> {
     let training = Dataset::load(data, Split::Train)?;
     let test = Dataset::load(data, Split::Test)?;
-    let (index, test_file, map_file) = build(&training, &test);
+    let (mut index, test_file, map_file) = build(&training, &test);
+    let before = files::read(&out.join(INDEX)).ok();
+    let before = before.and_then(|json| serde_json::from_slice::<Index>(&json).ok());
+    index.branches = before.and_then(|before| before.branches);
     files::create_folder(out)?;
     files::write(&out.join(&index.test.file), &test_file)?;
     files::write(&out.join(&index.map.file), &map_file)?;
-    let mut json = serde_json::to_vec_pretty(&index).expect("plain data");
-    json.push(b'\n');
-    files::write(&out.join("index.json"), &json)?;
+    write_index(out, &index)?;
     Ok(index)
+}
+
+/// Writes the index of the page's data.
+///
+/// # Errors
+/// [`FileError`] names the file.
+pub fn write_index(folder: &Path, index: &Index) -> Result<(), FileError> {
+    let mut json = serde_json::to_vec_pretty(index).expect("plain data");
+    json.push(b'\n');
+    files::write(&folder.join(INDEX), &json)
 }
 
 /// The index and the two files it names: test images, and training images with their projection.
@@ -80,6 +94,7 @@ fn build(training: &Dataset, test: &Dataset) -> (Index, Vec<u8>, Vec<u8>) {
             explained_variance,
         },
         neighbours: trust(&map, test),
+        branches: None,
         training_sha256: training.sha256().to_owned(),
         test_sha256: test.sha256().to_owned(),
     };

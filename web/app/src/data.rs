@@ -4,7 +4,7 @@ use std::{cell::RefCell, rc::Rc};
 
 use fashion_ddpm::{
     Projection,
-    gallery::{self, Branches, Gallery, GalleryFile, Index},
+    gallery::{self, Gallery, GalleryFile, Index},
 };
 use js_sys::{Array, Function, Promise, Reflect, Uint8Array};
 use wasm_bindgen::{JsCast, JsValue};
@@ -67,15 +67,6 @@ pub async fn map(bar: &str) -> Result<Rc<Map>, String> {
     });
     MAP.set(Some(map.clone()));
     Ok(map)
-}
-
-/// How often branches keep their run's class, as measured beforehand.
-///
-/// # Errors
-/// A sentence for the figure's note.
-pub async fn branches() -> Result<Branches, String> {
-    let branches = dom::fetch_json("data/branches.json").await;
-    branches.map_err(|reason| failed(&reason))
 }
 
 async fn index() -> Result<Index, String> {

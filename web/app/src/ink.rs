@@ -12,10 +12,10 @@ use fashion_ddpm::{
 pub const POINTS: usize = 1000;
 
 /// The plane is shown from minus this to this in both directions: pure noise fills it.
-pub const EXTENT: f64 = 3.2;
+pub const EXTENT: f64 = 3.0;
 
 /// Standard deviation of a cluster.
-const DEVIATION: f64 = 0.07;
+const DEVIATION: f64 = 0.1;
 
 /// Clusters that can be drawn; each costs every step of every point an exponential.
 const MOST_CLUSTERS: usize = 60;

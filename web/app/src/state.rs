@@ -141,7 +141,7 @@ impl Ink {
         let places = value.strip_prefix("drawn")?;
         let place = |place: &str| {
             let (x, y) = place.split_once(',')?;
-            let within = -320..=320;
+            let within = -300..=300;
             let [x, y] = [x.parse().ok()?, y.parse().ok()?];
             (within.contains(&x) && within.contains(&y)).then_some([x, y])
         };
@@ -447,7 +447,7 @@ mod tests {
             count: 16,
             epoch: Some(50),
             autoplay: true,
-            ink: Ink::Drawn(vec![[-320, 5], [0, 0]]),
+            ink: Ink::Drawn(vec![[-300, 5], [0, 0]]),
             subject: Subject::Real {
                 garment: Garment::AnkleBoot,
                 which: 2,
@@ -507,7 +507,7 @@ mod tests {
             "autoplay=maybe",
             "ink=blot",
             "ink=drawn_1",
-            "ink=drawn_321,0",
+            "ink=drawn_301,0",
             "x0=hat-1",
             "x0=bag-3",
             "noising=1001",

@@ -288,7 +288,7 @@ impl Figure {
             let (x, y) = to_canvas(*centre, width);
             pen.circle(x, y, radius, "#ffffff30");
         }
-        let side = (width / 260.0).clamp(1.6, 4.0);
+        let side = (width / 200.0).clamp(2.0, 5.0);
         for (i, point) in self.drop.points(self.moment).iter().enumerate() {
             let (x, y) = to_canvas(point.map(f64::from), width);
             let colour = COLOURS[self.drop.cluster(i) % COLOURS.len()];

@@ -198,12 +198,12 @@ impl Figure {
         let at = At::new(&schedule, t as usize);
         let what = match subject {
             Subject::Drawn => "The drawing".to_owned(),
-            Subject::Real { garment, .. } => format!("{} of the test set", garment.name()),
+            Subject::Real { garment, .. } => garment.name().to_owned(),
         };
         describe(&self.x_0, &what);
         describe(
             &self.x_t,
-            &format!("{:.3} of the image, {:.3} of the noise", at.image, at.noise),
+            &format!("{:.2} x₀ + {:.2} ε", at.image, at.noise),
         );
     }
 

@@ -71,6 +71,20 @@ pub fn look<T>(show: impl FnOnce(&Frames, usize) -> T) -> Option<T> {
     })
 }
 
+/// Presses the figure's main button, for other figures that need a run.
+pub fn press_sample() {
+    act(Sampling::sample);
+}
+
+/// Whether a run is going on or being shown.
+pub fn is_busy() -> bool {
+    SAMPLING.with(|cell| {
+        let sampling = cell.try_borrow().ok();
+        let phase = sampling.and_then(|sampling| Some(sampling.as_ref()?.player.phase()));
+        matches!(phase, Some(Phase::Running | Phase::Paused))
+    })
+}
+
 /// The number of the run that [`look`] shows: another run has another one.
 pub fn run_number() -> u32 {
     SAMPLING

@@ -14,7 +14,7 @@ use web_sys::{Element, HtmlButtonElement, HtmlCanvasElement, HtmlInputElement};
 use crate::{
     canvas::{describe, put_grey},
     chart::{Axis, Chart},
-    data::{self, Map},
+    data::Map,
     desk::{Control, End, Job, News},
     dom::{self, find, set_attribute, set_text},
     figures::{note, sampling},
@@ -43,18 +43,6 @@ pub fn mount(page: &Page) -> Shared {
     page.watch(move || follow(&shared));
     follow(&figure);
     figure
-}
-
-/// Fetches and shows the curve that was measured beforehand.
-pub async fn show_measured(figure: &Shared) {
-    match data::branches().await {
-        Ok(measured) => {
-            let mut this = figure.borrow_mut();
-            this.measured = Some(measured);
-            this.render_curve();
-        }
-        Err(reason) => note("branches", &reason, true),
-    }
 }
 
 /// A picture at a t of a run or a branch.
@@ -136,6 +124,7 @@ impl Figure {
 
     /// From now on the ends of branches are classified by these images.
     pub fn classify_by(&mut self, map: Rc<Map>) {
+        self.measured = map.index.branches.clone();
         self.map = Some(map);
         self.render();
     }

@@ -7,7 +7,14 @@ mod space;
 
 use std::rc::Rc;
 
-use crate::{data, page::Page};
+use web_sys::HtmlButtonElement;
+
+use crate::{
+    data,
+    dom::{self, find},
+    figures::sampling,
+    page::Page,
+};
 
 /// Starts the figure: its three parts share the map.
 ///
@@ -15,11 +22,19 @@ use crate::{data, page::Page};
 /// Where the map cannot be loaded; random images can be drawn all the same.
 pub async fn mount(page: Page) -> Result<(), String> {
     let space = space::mount();
+    let (button, desk) = (find::<HtmlButtonElement>("why-sample"), page.desk().clone());
+    let follow = {
+        let button = button.clone();
+        move || button.set_disabled(!desk.is_ready() || sampling::is_busy())
+    };
+    follow();
+    page.watch(follow.clone());
+    sampling::watch(follow);
+    dom::listen(&button, "click", |_| sampling::press_sample());
     let branches = branches::mount(&page);
     let map = data::map("why-load").await?;
     space.borrow_mut().compare_with(Rc::clone(&map));
     branches.borrow_mut().classify_by(Rc::clone(&map));
-    branches::show_measured(&branches).await;
     clusters::mount(&page, map);
     Ok(())
 }
