@@ -183,8 +183,8 @@ impl Quiz {
         let (score, all) = (round.score(), round.pictures().len());
         let chance = 100.0 * by_chance(score, all);
         let text = format!(
-            "{score} of {all} right. Who tosses a coin gets {} on average, and {score} or more in \
-             {chance:.1} % of all games: {}",
+            "{score} of {all} right. Tossing a coin gets {} on average, and {score} or more in \
+             {chance:.1} % of all games; {}",
             all / 2,
             match chance {
                 chance if chance < 5.0 => "you can tell them apart.",
@@ -195,7 +195,7 @@ impl Quiz {
         let row = dom::document().create_element("tr");
         if let Ok(row) = row {
             row.set_inner_html(&format!(
-                "<td>{}</td><td>{score} of {all}</td><td>{chance:.1} %</td>",
+                "<th scope=\"row\">{}</th><td>{score} of {all}</td><td>{chance:.1} %</td>",
                 round.epoch
             ));
             let _ = self.table.append_child(&row);

@@ -241,6 +241,11 @@ impl Figure {
     }
 
     fn paint(&self) {
+        let class = match self.tree {
+            Some(_) => "plot tree",
+            None => "plot tree bare",
+        };
+        set_attribute(&self.canvas, "class", class);
         let Some(pen) = Pen::new(&self.canvas) else {
             return;
         };
@@ -250,7 +255,11 @@ impl Figure {
             return;
         };
         let timesteps = self.page.schedule().timesteps() as f64;
-        let rows = f64::from(BRANCHES) + 1.0;
+        let rows = 1.0
+            + self
+                .tree
+                .as_ref()
+                .map_or(0.0, |tree| tree.branches.len() as f64);
         let side = (pen.width / (COLUMNS as f64 * 1.12)).min(pen.height / (rows * 1.12));
         let gap = (pen.height - rows * side) / rows;
         let x = |t: u32| (pen.width - side) * (1.0 - f64::from(t) / timesteps) + side / 2.0;
