@@ -38,6 +38,27 @@ pub struct Weights {
     sha256: String,
     /// Passes over the data set.
     pub epoch: u32,
+    /// What `trainer evaluate` found, by sampler and steps, for example `ddpm-1000`.
+    #[serde(default)]
+    pub evaluation: BTreeMap<String, Evaluation>,
+}
+
+/// As much of an evaluation as the page quotes.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Evaluation {
+    /// How many samples were judged.
+    pub count: u32,
+    /// The share of them nearer to a training image, of all there are, than 99 % of the test images.
+    pub suspicious: Estimate,
+}
+
+/// A figure of an evaluation.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Estimate {
+    /// The figure itself.
+    pub value: f64,
+    /// Its 95 % interval.
+    pub interval: [f64; 2],
 }
 
 impl Weights {

@@ -20,8 +20,11 @@ const DEVIATION: f64 = 0.1;
 /// Clusters that can be drawn; each costs every step of every point an exponential.
 const MOST_CLUSTERS: usize = 60;
 
-/// The data sets to choose from, by their words in links.
-pub const SHAPES: [(&str, fn() -> Vec<[f64; 2]>); 4] = [
+/// A data set to choose: its word in links, and where its clusters are.
+type Shape = (&'static str, fn() -> Vec<[f64; 2]>);
+
+/// The data sets to choose from.
+pub const SHAPES: [Shape; 4] = [
     ("drop", || vec![[0.0, 0.0]]),
     ("three", || vec![[-1.0, -0.7], [1.1, -0.5], [0.1, 1.1]]),
     ("ring", || circle(20, 1.2, [0.0, 0.0])),

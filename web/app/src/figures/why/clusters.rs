@@ -4,7 +4,9 @@ use std::{cell::RefCell, rc::Rc};
 
 use fashion_ddpm::{Garment, gallery::to_network};
 use wasm_bindgen::JsCast;
-use web_sys::{Element, HtmlCanvasElement, HtmlInputElement, KeyboardEvent, PointerEvent};
+use web_sys::{
+    Element, HtmlCanvasElement, HtmlElement, HtmlInputElement, KeyboardEvent, PointerEvent,
+};
 
 use crate::{
     canvas::{describe, put_grey},
@@ -32,8 +34,12 @@ pub fn mount(page: &Page, map: Rc<Map>) {
     listen(&clusters);
     let shared = clusters.clone();
     sampling::watch(move || follow(&shared));
-    let shared = clusters.clone();
-    page.watch(move || follow(&shared));
+    let (shared, of_page) = (clusters.clone(), page.clone());
+    page.watch(move || {
+        shared.borrow().quote_evaluation(&of_page);
+        follow(&shared);
+    });
+    clusters.borrow().quote_evaluation(page);
     clusters.borrow().say_what_it_is();
     follow(&clusters);
 }
@@ -61,6 +67,7 @@ struct Clusters {
     legend: Element,
     method: Element,
     verdict: Element,
+    copies: HtmlElement,
     hovered: HtmlCanvasElement,
     sample: HtmlCanvasElement,
     nearest: Vec<HtmlCanvasElement>,
@@ -85,6 +92,7 @@ impl Clusters {
             legend: find("clusters-legend"),
             method: find("clusters-method"),
             verdict: find("clusters-verdict"),
+            copies: find("clusters-copies"),
             hovered: find("clusters-hovered"),
             sample: find("clusters-sample"),
             nearest: nearest.collect(),
@@ -108,6 +116,35 @@ impl Clusters {
             note.images,
         );
         set_text(&self.method, &text);
+    }
+
+    /// What the evaluation of these weights says of copies, if there is one.
+    fn quote_evaluation(&self, page: &Page) {
+        let epoch = page.desk().preferred();
+        let index = page.desk().index();
+        let weights = index.and_then(|index| {
+            let mut models = index.models.into_iter();
+            models.find(|weights| Some(weights.epoch) == epoch)
+        });
+        // Of several, the one with the most samples.
+        let found = weights.and_then(|weights| {
+            let all = weights.evaluation.into_iter();
+            all.max_by_key(|(_, evaluation)| evaluation.count)
+        });
+        self.copies.set_hidden(found.is_none());
+        let Some((sampler, evaluation)) = found else {
+            return;
+        };
+        let [low, high] = evaluation.suspicious.interval.map(|share| 100.0 * share);
+        let text = format!(
+            "And of copies of any of the 60,000 training images? Of {} samples ({sampler}, epoch {}) \
+             {:.1} % ({low:.1} to {high:.1} %) are nearer to one than 99 % of the test images are. Of \
+             pictures that know nothing of the training images it would be 1 %.",
+            evaluation.count,
+            epoch.unwrap_or_default(),
+            100.0 * evaluation.suspicious.value,
+        );
+        set_text(&self.copies, &text);
     }
 
     /// The classes whose boxes are ticked.
