@@ -239,10 +239,10 @@ impl Figure {
         let mut snr = Chart::new(
             axis(),
             Axis {
-                label: "signal to noise",
+                label: "SNR",
                 range: [1e-9, 1e4],
                 logarithmic: true,
-                ticks: vec![1e-9, 1e-6, 1e-3, 1.0, 1e3],
+                ticks: vec![1e-8, 1e-4, 1.0, 1e4],
             },
         );
         for (table, class) in tables.iter().flatten().zip(["one", "two"]) {
