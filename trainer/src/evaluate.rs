@@ -1004,7 +1004,10 @@ mod tests {
         };
         let noise = reference.judge("noise", &noise);
         assert!(distance(&noise) > 3.0 * distance(&mirrored));
-        assert!(noise.precision.value < 0.05 && noise.agreement.is_none());
+        // Not its precision: the ball of one real image far from all others holds a lot of noise,
+        // which is why there are density and coverage (Naeem et al. 2020, section 3.1).
+        assert!(noise.coverage.value < 0.1 && noise.recall.value < 0.1);
+        assert!(noise.density.value < 0.8 * real.density.value && noise.agreement.is_none());
 
         let trousers = test
             .pixels

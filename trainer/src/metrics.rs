@@ -345,7 +345,7 @@ pub const RESAMPLES: usize = 200;
 /// The spread is the resamples', the middle is the figure's own: a distance between distributions
 /// is larger in every resample, which repeats points, than in the sample itself.
 pub fn interval(count: usize, value: f64, statistic: impl Fn(&[u32]) -> f64) -> [f64; 2] {
-    let mut rng = ChaCha8Rng::seed_from_u64(0x6d65_7472_6963_73);
+    let mut rng = ChaCha8Rng::seed_from_u64(0x006d_6574_7269_6373);
     let mut found: Vec<f64> = (0..RESAMPLES)
         .map(|_| {
             let mut times = vec![0u32; count];
