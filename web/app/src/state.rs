@@ -126,7 +126,7 @@ pub struct State {
 /// The clusters of a drop of ink.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ink {
-    /// One of [`SHAPES`](crate::ink::SHAPES).
+    /// One of [`crate::ink::SHAPES`].
     Shape(&'static str),
     /// Drawn ones, in hundredths: `x,y_x,y` in links.
     Drawn(Vec<[i32; 2]>),
