@@ -296,7 +296,8 @@ fn noising_is_q_sample_and_denoising_goes_back_from_there() {
     browser.type_keys(&pad, " ");
     browser.wait("the brush has painted", || {
         let levels = browser.canvas(&pad).1;
-        levels.contains(&255).then_some(())
+        // The brush is soft: a touch is lighter in its middle than at its edge, and nowhere white.
+        levels.iter().any(|level| *level > 100).then_some(())
     });
     let drawn: Vec<f32> = browser.canvas(&pad).1.into_iter().map(to_network).collect();
     let expected = to_pixels(&q_sample(schedule, &drawn, 19, &noise));
