@@ -370,24 +370,6 @@ fn fewer_steps_runs_three_samplers_from_one_noise() {
     assert_quiet(&browser);
 }
 
-/// A second figure takes the engine, and the first one says so and can go on.
-#[test]
-fn who_asks_last_gets_the_engine() {
-    let (browser, _server) = open("?engine=cpu&seed=5", "sampling");
-    browser.click(&browser.find("button", "Sample a garment"));
-    browser.wait("it runs", || (browser.count("frame") > 5).then_some(()));
-    approach(&browser, "fewer-steps");
-    browser.click(&browser.wait_enabled("button", "Run all three"));
-    browser.wait("figure 1 says so", || {
-        browser.status().contains("another figure").then_some(())
-    });
-    approach(&browser, "sampling");
-    browser.set(&browser.find("combobox", "Sampler"), "dpm");
-    browser.click(&browser.wait_enabled("button", "Sample a garment"));
-    browser.wait_for("done");
-    assert_quiet(&browser);
-}
-
 /// Back and forward walk through the settings.
 #[test]
 fn back_and_forward_walk_through_the_state() {
@@ -405,55 +387,6 @@ fn back_and_forward_walk_through_the_state() {
             (garment() == expected && there).then_some(())
         });
     }
-    assert_quiet(&browser);
-}
-
-/// Lecture mode: one figure at a time, by keys, and in the address.
-#[test]
-fn lecture_mode_shows_one_figure_and_obeys_its_keys() {
-    let (browser, _server) = open("?engine=cpu&seed=5&sampler=dpm&steps=5", "sampling");
-    browser.click(&browser.find("button", "Lecture mode"));
-    let shown = || -> Vec<String> {
-        let script = "return [...document.querySelectorAll('main > section')]
-            .filter((section) => section.checkVisibility()).map((section) => section.id)";
-        serde_json::from_value(browser.script(script, json!([]))).unwrap()
-    };
-    let wait = |figure: &str| {
-        browser.wait(&format!("{figure} alone is shown"), || {
-            (shown() == [figure]).then_some(())
-        });
-    };
-    wait("sampling");
-    let press = |keys: &str| {
-        browser.type_keys(&browser.find("button", "Keys"), keys);
-    };
-    press("5");
-    wait("learning");
-    assert!(browser.url().contains("lecture=5"), "{}", browser.url());
-    press("\u{e014}");
-    wait("why");
-    press("\u{e012}\u{e012}");
-    wait("algorithms");
-    press("1");
-    wait("sampling");
-    press("?");
-    browser.wait("the keys are listed", || {
-        let open = browser.script("return document.getElementById('keys').open", json!([]));
-        (open == true).then_some(())
-    });
-    browser.script("document.getElementById('keys').close()", json!([]));
-    // Space is the body's: a focused button would take it for itself.
-    browser.script(
-        "document.activeElement.blur();
-         document.body.dispatchEvent(new KeyboardEvent('keydown', { key: ' ', bubbles: true }))",
-        json!([]),
-    );
-    browser.wait_for("done");
-    browser.click(&browser.find("button", "Leave lecture mode"));
-    browser.wait("all figures are there again", || {
-        (shown().len() > 8).then_some(())
-    });
-    assert!(!browser.url().contains("lecture="), "{}", browser.url());
     assert_quiet(&browser);
 }
 
