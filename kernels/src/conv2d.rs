@@ -7,6 +7,8 @@
 //! - dL/dW = the sum over images of dL/dy X^T
 //! - dL/dx = the convolution of dL/dy with the weight turned by 180 degrees, where the stride is 1;
 //!   else W^T dL/dy, folded back
+//!
+//! Most of the network's convolutions have a faster way: see [`winograd`](crate::winograd).
 
 use std::cell::Cell;
 
@@ -15,9 +17,11 @@ use gemm::Parallelism;
 
 use crate::{
     CpuOperations,
+    matrix::{Matrix, multiply, with_scratch},
     parallel::for_each_piece,
     primitive::{Values, dims, tensor},
     simd::{for_each_instruction_set, sum},
+    winograd::Winograd,
 };
 
 impl CpuOperations for Flex {
@@ -251,6 +255,11 @@ impl Convolution {
         self.kernel == [1, 1] && self.stride == 1 && self.padding == 0
     }
 
+    /// The faster way, where there is one.
+    fn winograd(&self) -> Option<Winograd> {
+        Winograd::of(self.x_dims(), self.weight_dims(), self.stride, self.padding)
+    }
+
     /// Threads within one matrix product pay only where there is nothing else to share out.
     fn parallelism(&self) -> Parallelism {
         #[cfg(feature = "threads")]
@@ -269,6 +278,9 @@ impl Convolution {
                 self.channels_out,
                 "conv2d: one bias for each channel"
             );
+        }
+        if let Some(winograd) = self.winograd() {
+            return winograd.forward(x, weight, bias);
         }
         let mut y = vec![0.0; self.batch * self.y_image()];
         if y.is_empty() {
@@ -353,6 +365,9 @@ impl Convolution {
 
     /// dL/dW, from dL/dy: each piece of the batch sums its own, and the pieces are added in order.
     fn weight_gradient(&self, x: &[f32], dy: &[f32]) -> Vec<f32> {
+        if let Some(winograd) = self.winograd() {
+            return winograd.weight_gradient(x, dy);
+        }
         let (taps, n) = (self.taps(), self.positions());
         let length = self.channels_out * taps;
         let groups = self.batch.div_ceil(self.group());
@@ -536,94 +551,6 @@ thread_local! {
     static PRODUCT: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
 }
 
-/// Lends `length` values of a buffer that this thread keeps; what they are is left over.
-fn with_scratch(
-    buffer: &'static std::thread::LocalKey<Cell<Vec<f32>>>,
-    length: usize,
-    work: impl FnOnce(&mut [f32]),
-) {
-    let mut values = buffer.take();
-    if values.len() < length {
-        values.resize(length, 0.0);
-    }
-    work(&mut values[..length]);
-    buffer.set(values);
-}
-
-/// A matrix within a slice: the value in row i and column j stands at `i * row + j * column`.
-#[derive(Clone, Copy)]
-struct Matrix<'a> {
-    values: &'a [f32],
-    row: usize,
-    column: usize,
-}
-
-impl<'a> Matrix<'a> {
-    /// Row after row, each of `length` values.
-    fn rows(values: &'a [f32], length: usize) -> Self {
-        let (row, column) = (length, 1);
-        Self {
-            values,
-            row,
-            column,
-        }
-    }
-
-    /// With rows and columns exchanged.
-    fn transposed(self) -> Self {
-        let (row, column) = (self.column, self.row);
-        Self {
-            row,
-            column,
-            ..self
-        }
-    }
-
-    /// Whether a matrix of these lengths lies within the slice.
-    fn holds(&self, rows: usize, columns: usize) -> bool {
-        rows == 0
-            || columns == 0
-            || (rows - 1) * self.row + (columns - 1) * self.column < self.values.len()
-    }
-}
-
-/// y = a b, or y += a b with `accumulate`: a `[m, k]`, b `[k, n]`, y `[m, n]` row after row.
-fn multiply(
-    [m, k, n]: [usize; 3],
-    a: Matrix,
-    b: Matrix,
-    y: &mut [f32],
-    accumulate: bool,
-    parallelism: Parallelism,
-) {
-    assert!(a.holds(m, k) && b.holds(k, n) && y.len() >= m * n);
-    // SAFETY: the assertion keeps every element that the product reads or writes within its slice;
-    // y is borrowed mutably, so it overlaps neither a nor b; without `accumulate` y is not read.
-    unsafe {
-        gemm::gemm(
-            m,
-            n,
-            k,
-            y.as_mut_ptr(),
-            1,
-            n as isize,
-            accumulate,
-            a.values.as_ptr(),
-            a.column as isize,
-            a.row as isize,
-            b.values.as_ptr(),
-            b.column as isize,
-            b.row as isize,
-            1.0,
-            1.0,
-            false,
-            false,
-            false,
-            parallelism,
-        );
-    }
-}
-
 #[cfg(all(test, feature = "train"))]
 mod tests {
     use super::*;
@@ -704,6 +631,29 @@ mod tests {
                 stride,
                 padding,
             );
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig {
+            cases: 32,
+            failure_persistence: None,
+            ..Default::default()
+        })]
+
+        #[test]
+        fn equals_its_plain_twin_where_tiles_overlap_the_edge(
+            batch in 4usize..12,
+            channels_in in 1usize..4,
+            channels_out in 1usize..4,
+            size in (1usize..19, 1usize..19),
+            biased: bool,
+        ) {
+            let (channels_in, channels_out) = (16 * channels_in, 16 * channels_out);
+            let x = [batch, channels_in, size.0, size.1];
+            let weight = [channels_out, channels_in, 3, 3];
+            prop_assert!(Convolution::new(x, weight, 1, 1).winograd().is_some());
+            compare(x, weight, biased, 1, 1);
         }
     }
 

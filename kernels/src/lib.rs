@@ -22,12 +22,14 @@ use burn::{
 
 mod conv2d;
 mod group_norm;
+mod matrix;
 mod parallel;
 pub mod plain;
 mod primitive;
 mod simd;
 #[cfg(all(test, feature = "train"))]
 mod testing;
+mod winograd;
 
 /// The CPU, in Burn's backend for it ("Flex").
 pub fn cpu() -> Device {

@@ -3,7 +3,7 @@
 
 /// Independent partial sums: floating-point addition is not associative, so the compiler may not
 /// split a single running sum into the lanes of a vector by itself.
-const LANES: usize = 16;
+pub(crate) const LANES: usize = 16;
 
 /// Defines a function compiled several times, and calls the version for the widest vectors that
 /// this machine has. What it calls must be `#[inline(always)]` to be compiled along with it.
