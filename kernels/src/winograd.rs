@@ -38,7 +38,7 @@ const PADDING: usize = 1;
 
 /// Tiles whose products are taken together: enough rows for a product to run at full speed, few
 /// enough for its places to stay in the cache.
-const TILES: usize = 64;
+const TILES: usize = 96;
 
 /// Images from which on the transformed kernel pays for itself.
 const SMALLEST_BATCH: usize = 4;
@@ -199,6 +199,7 @@ impl Winograd {
                 self.with_patches(x, |patches| {
                     with_scratch(&PRODUCTS, PLACES * y_plan.pitch(images), |spread| {
                         with_scratch(&BLOCK, y_plan.block(0), |scratch| {
+                            scratch.fill(0.0);
                             let (pitch, scratch) = (y_plan.pitch(images), lanes(scratch));
                             for (image, dy) in dy.chunks_exact(y_plan.image()).enumerate() {
                                 let spread = &mut spread[image * y_plan.place()..];
@@ -251,6 +252,7 @@ impl Winograd {
         let images = x.len() / plan.image();
         with_scratch(&PATCHES, PLACES * plan.pitch(images), |patches| {
             with_scratch(&BLOCK, plan.block(PADDING), |scratch| {
+                scratch.fill(0.0);
                 let (pitch, scratch) = (plan.pitch(images), lanes(scratch));
                 for (image, x) in x.chunks_exact(plan.image()).enumerate() {
                     let patches = &mut patches[image * plan.place()..];
@@ -386,8 +388,7 @@ fn store(values: &mut [f32], at: usize, lanes: &Lanes) {
     values[at..at + LANES].copy_from_slice(lanes);
 }
 
-/// Puts LANES channels of an image side by side, with `margin` zeros before each line and above the
-/// first; what is beyond the image in `to` is zero already.
+/// Puts [`LANES`] channels of an image side by side, within a margin that stays as it is.
 #[inline(always)]
 fn channels_last(x: &[f32], plan: Plan, margin: usize, to: &mut [Lanes]) {
     let area = plan.height * plan.width;
@@ -414,7 +415,8 @@ fn channels_first(from: &[Lanes], plan: Plan, bias: &[f32], y: &mut [f32]) {
     }
 }
 
-/// M v M' of each tile of an image, `v` being the values from the tile's first on.
+/// M v M' of each tile of an image, `v` being the values from the tile's first on. What `scratch`
+/// holds beside the image, its margin, is 0 before and after.
 #[inline(always)]
 fn transform_tiles<const N: usize>(
     multiply: impl Fn([f32; N]) -> [f32; PATCH],
@@ -426,7 +428,6 @@ fn transform_tiles<const N: usize>(
 ) {
     let margin = (N - TILE) / 2;
     let line = plan.line(margin);
-    scratch.fill([0.0; LANES]);
     for channel in (0..plan.channels).step_by(LANES) {
         channels_last(
             &x[channel * plan.height * plan.width..],
