@@ -38,6 +38,7 @@ pub mod weights;
 
 #[cfg(feature = "network")]
 pub use diffusion::GaussianDiffusion;
+pub use diffusion::Prediction;
 #[cfg(feature = "network")]
 pub use ema::Ema;
 pub use gallery::{Gallery, Projection};

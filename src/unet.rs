@@ -20,7 +20,7 @@ use burn::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{Garment, PredictNoise};
+use crate::{Garment, GaussianDiffusion, PredictNoise};
 
 /// Width of the sinusoidal embedding of t, and of the vector made of it and the label.
 const SINUSOIDAL: usize = 64;
@@ -333,7 +333,8 @@ struct Level {
     resample: Option<Conv2d>,
 }
 
-/// epsilon_theta(x_t, t, label): the noise in a noisy image.
+/// epsilon_theta(x_t, t, label): the noise in a noisy image (or v, see
+/// [`Prediction`](crate::Prediction)).
 #[derive(Module, Debug)]
 pub struct UNet {
     embed_time_in: Linear,
@@ -460,10 +461,13 @@ pub struct Denoiser {
     shifts: Tensor<2>,
     /// The same with the null label, and the guidance scale, where guidance is on.
     guidance: Option<(Tensor<2>, f64)>,
+    /// What makes noise of the network's answers, where they are none.
+    diffusion: Option<GaussianDiffusion>,
 }
 
 impl Denoiser {
-    /// Prepares `unet` for T = `timesteps`.
+    /// Prepares `unet`, which tells the noise, for T = `timesteps`. See
+    /// [`Weights::denoiser`](crate::weights::Weights::denoiser) for what a file holds.
     ///
     /// With a garment and a `guidance_scale` w other than 1, the prediction is
     /// (1 - w) epsilon(x_t, no label) + w epsilon(x_t, garment), two passes of the network
@@ -482,8 +486,15 @@ impl Denoiser {
         Self {
             shifts,
             guidance: guided.then(|| (table(None), guidance_scale)),
+            diffusion: None,
             unet,
         }
+    }
+
+    /// The same for a network that was trained with `diffusion`, and may tell something else.
+    pub fn trained_with(mut self, diffusion: &GaussianDiffusion) -> Self {
+        self.diffusion = (!diffusion.prediction.is_noise()).then(|| diffusion.clone());
+        self
     }
 }
 
@@ -491,12 +502,17 @@ impl PredictNoise for Denoiser {
     fn predict(&self, x_t: Tensor<4>, t: usize) -> Tensor<4> {
         let row = |table: &Tensor<2>| table.clone().narrow(0, t, 1);
         let conditional = |x_t| self.unet.forward_shifted(x_t, row(&self.shifts));
-        match &self.guidance {
-            None => conditional(x_t),
+        let answer = match &self.guidance {
+            None => conditional(x_t.clone()),
             Some((null, scale)) => {
                 let free = self.unet.forward_shifted(x_t.clone(), row(null));
-                free * (1.0 - scale) + conditional(x_t) * *scale
+                free * (1.0 - scale) + conditional(x_t.clone()) * *scale
             }
+        };
+        // Guidance mixes answers, and the noise is linear in them: mixed first or last is the same.
+        match &self.diffusion {
+            None => answer,
+            Some(diffusion) => diffusion.pred_noise(answer, x_t, t),
         }
     }
 }

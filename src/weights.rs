@@ -18,13 +18,17 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::{
-    BetaSchedule, GaussianDiffusion, NoiseSchedule, UNet, UNetConfig, noise::gaussian_batch,
-    schedule::ScheduleError, unet::ConfigError,
+    BetaSchedule, Denoiser, Garment, GaussianDiffusion, NoiseSchedule, Prediction, UNet,
+    UNetConfig, noise::gaussian_batch, schedule::ScheduleError, unet::ConfigError,
 };
 
-/// Version of the file's layout and of what its fields mean. Raised whenever an old reader would
-/// misunderstand a new file.
-pub const FORMAT_VERSION: u32 = 1;
+/// Versions of the file's layout and of what its fields mean, of which another one is made whenever
+/// an old reader would misunderstand a new file. In version 1 the network predicts the noise and
+/// the file does not say so; in version 2 it predicts what `prediction` says.
+pub const FORMAT_VERSIONS: [u32; 2] = [1, 2];
+
+/// Of how [`checksum`] counts.
+const CHECKSUM_VERSION: u32 = 1;
 
 /// Name of the stored answer among the tensors.
 pub const PROBE: &str = "probe.pred_noise";
@@ -52,15 +56,27 @@ pub struct Metadata {
     pub source_commit: String,
     /// Numbers in the network.
     pub parameters: usize,
+    /// What the network tells.
+    #[serde(default, skip_serializing_if = "Prediction::is_noise")]
+    pub prediction: Prediction,
 }
 
 impl Metadata {
+    /// The version of the file that these belong to, one of [`FORMAT_VERSIONS`].
+    pub fn format_version(&self) -> u32 {
+        match self.prediction {
+            Prediction::Noise => 1,
+            Prediction::Velocity => 2,
+        }
+    }
+
     /// The tables of the schedule it was trained with.
     ///
     /// # Errors
     /// [`ScheduleError`] where `timesteps` makes no schedule.
     pub fn diffusion(&self) -> Result<GaussianDiffusion, ScheduleError> {
-        NoiseSchedule::new(self.schedule, self.timesteps).map(GaussianDiffusion::new)
+        let schedule = NoiseSchedule::new(self.schedule, self.timesteps)?;
+        Ok(GaussianDiffusion::new(schedule).predicting(self.prediction))
     }
 }
 
@@ -80,6 +96,19 @@ pub struct Weights {
 }
 
 impl Weights {
+    /// The network at sampling time, see [`Denoiser::new`]; it tells the noise whatever the network
+    /// was trained to tell.
+    pub fn denoiser(
+        &self,
+        garment: Option<Garment>,
+        guidance_scale: f64,
+        device: &Device,
+    ) -> Denoiser {
+        let (unet, timesteps) = (self.unet.clone(), self.metadata.timesteps);
+        Denoiser::new(unet, timesteps, garment, guidance_scale, device)
+            .trained_with(&self.diffusion)
+    }
+
     /// Asks the network what the file holds the answer to, shape `[1, 1, 28, 28]`.
     pub fn probe(&self, device: &Device) -> Tensor<4> {
         probe(&self.unet, self.metadata.timesteps, device)
@@ -113,7 +142,7 @@ pub enum WeightsError {
     Foreign(&'static str),
     /// Another version of the layout.
     #[error(
-        "expected format version {FORMAT_VERSION}, found {0}; export the weights again with this version of the trainer"
+        "expected format version 1 or 2, found {0}; export the weights again with this version of the trainer"
     )]
     Version(String),
     /// Bits that changed since the file was written.
@@ -128,7 +157,7 @@ pub enum WeightsError {
     },
     /// Metadata that cannot be read, though the checksum holds.
     #[error(
-        "expected the metadata of format version {FORMAT_VERSION}, found something else ({0}); export the weights again"
+        "expected the metadata of format version 1 or 2, found something else ({0}); export the weights again"
     )]
     Metadata(String),
     /// Metadata that describe no network.
@@ -175,7 +204,7 @@ pub fn encode(unet: &UNet, metadata: &Metadata, device: &Device) -> Result<Vec<u
     let json = serde_json::to_string(metadata).expect("plain data");
     let sha256 = checksum(&json, &tensors).map_err(unreadable)?;
     let bytes = Writer::new(tensors)
-        .with_metadata("format_version", &FORMAT_VERSION.to_string())
+        .with_metadata("format_version", &metadata.format_version().to_string())
         .with_metadata("metadata", &json)
         .with_metadata("sha256", &sha256)
         .into_bytes()
@@ -229,7 +258,10 @@ fn open(bytes: &[u8]) -> Result<(Metadata, String, Vec<burn_pack::Tensor>), Weig
     let strings = reader.metadata().clone();
     let string = |key: &'static str| strings.get(key).ok_or(WeightsError::Foreign(key));
     let version = string("format_version")?;
-    if *version != FORMAT_VERSION.to_string() {
+    if FORMAT_VERSIONS
+        .iter()
+        .all(|known| *version != known.to_string())
+    {
         return Err(WeightsError::Version(version.clone()));
     }
     let json = string("metadata")?;
@@ -256,7 +288,7 @@ pub fn checksum(json: &str, tensors: &[burn_pack::Tensor]) -> Result<String, bur
         sha256.update((bytes.len() as u64).to_le_bytes());
         sha256.update(bytes);
     };
-    part(&FORMAT_VERSION.to_le_bytes());
+    part(&CHECKSUM_VERSION.to_le_bytes());
     part(json.as_bytes());
     let mut ordered: Vec<_> = tensors.iter().collect();
     ordered.sort_by(|a, b| a.name.cmp(&b.name));
@@ -357,6 +389,7 @@ pub struct IndexEntry {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::PredictNoise;
 
     fn metadata() -> Metadata {
         Metadata {
@@ -373,6 +406,7 @@ mod tests {
             dataset_sha256: "00".to_owned(),
             source_commit: "unknown".to_owned(),
             parameters: 1,
+            prediction: Prediction::Noise,
         }
     }
 
@@ -397,6 +431,49 @@ mod tests {
         assert_eq!(encode(&weights.unet, &metadata(), &device).unwrap(), bytes);
         let answer = weights.probe(&device).into_data_as::<f32>();
         assert_eq!(answer.try_to_vec::<f32>().unwrap(), weights.expected_probe);
+    }
+
+    /// A reader that knows nothing of v must not take it for noise: such files have a version of
+    /// their own. Files that predict the noise say nothing more than they always did.
+    #[test]
+    fn a_network_that_predicts_v_says_so() {
+        let device = kernels::cpu();
+        let strings = |bytes: &[u8]| {
+            let reader = Reader::from_bytes(Bytes::from_bytes_vec(bytes.to_vec())).unwrap();
+            let strings = reader.metadata().clone();
+            (
+                strings["format_version"].clone(),
+                strings["metadata"].clone(),
+            )
+        };
+        let (version, json) = strings(&encoded());
+        assert!(version == "1" && !json.contains("prediction"), "{json}");
+        let metadata = Metadata {
+            prediction: Prediction::Velocity,
+            ..metadata()
+        };
+        let unet = metadata.config.init(&device);
+        let bytes = encode(&unet, &metadata, &device).unwrap();
+        let (version, json) = strings(&bytes);
+        assert!(
+            version == "2" && json.contains(r#""prediction":"v""#),
+            "{json}"
+        );
+        let weights = decode(&bytes, &device).unwrap();
+        assert_eq!(weights.metadata, metadata);
+
+        // A fresh network answers zero: as noise that is none, as v it leaves
+        // sqrt(1 - alpha_bar_t) x_t.
+        let x_t = gaussian_batch(5, 0..1, 0, 0, &device);
+        let noise = weights
+            .denoiser(Some(Garment::Bag), 2.0, &device)
+            .predict(x_t.clone(), 600);
+        let alpha_cumprod = weights.diffusion.schedule.alphas_cumprod()[600];
+        let values = |x: Tensor<4>| x.into_data_as::<f32>().try_to_vec::<f32>().unwrap();
+        for (noise, x) in values(noise).iter().zip(values(x_t)) {
+            let expected = (1.0 - alpha_cumprod).sqrt() * f64::from(x);
+            assert!((f64::from(*noise) - expected).abs() < 1e-6);
+        }
     }
 
     /// Every cut and every flipped bit is noticed, except in the padding between tensors, which
@@ -440,7 +517,7 @@ mod tests {
         let device = kernels::cpu();
         let repack = |change: fn(&mut String, &mut Metadata)| {
             let reader = Reader::from_bytes(Bytes::from_bytes_vec(encoded())).unwrap();
-            let (mut version, mut metadata) = (FORMAT_VERSION.to_string(), metadata());
+            let (mut version, mut metadata) = ("1".to_owned(), metadata());
             change(&mut version, &mut metadata);
             let json = serde_json::to_string(&metadata).unwrap();
             let tensors = reader.into_tensors().unwrap();
@@ -454,8 +531,8 @@ mod tests {
             decode(&bytes, &device).map(|weights| weights.metadata)
         };
         assert_eq!(repack(|_, _| {}).unwrap(), metadata());
-        let version = repack(|version, _| *version = "2".to_owned()).unwrap_err();
-        assert_eq!(version, WeightsError::Version("2".to_owned()));
+        let version = repack(|version, _| *version = "3".to_owned()).unwrap_err();
+        assert_eq!(version, WeightsError::Version("3".to_owned()));
         let wider = repack(|_, m| m.config.channels = vec![16, 16]).unwrap_err();
         assert!(matches!(wider, WeightsError::Architecture(_)), "{wider}");
         let deeper = repack(|_, m| m.config.blocks = 2).unwrap_err();

@@ -12,7 +12,7 @@ use burn::{
 };
 use burn_pack::{Reader, Tensor, Writer};
 use fashion_ddpm::{
-    BetaSchedule, UNetConfig, noise,
+    BetaSchedule, Prediction, UNetConfig, noise,
     weights::{Metadata, encode},
 };
 
@@ -56,6 +56,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         dataset_sha256: "none".to_owned(),
         source_commit: "none".to_owned(),
         parameters,
+        prediction: Prediction::Noise,
     };
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/tiny.bpk");
     let bytes = encode(&unet, &metadata, &device)?;

@@ -59,10 +59,17 @@ fn sample(
     };
     let mut states = Vec::new();
     let device = kernels::cpu();
-    let pixels = walk(&weights.unet, schedule, &way, 0..1, &device, |_, frame| {
-        states.push(values(frame.x_t.clone()));
-        ControlFlow::<()>::Continue(())
-    });
+    let pixels = walk(
+        &weights.unet,
+        &weights.diffusion,
+        &way,
+        0..1,
+        &device,
+        |_, frame| {
+            states.push(values(frame.x_t.clone()));
+            ControlFlow::<()>::Continue(())
+        },
+    );
     let ControlFlow::Continue(pixels) = pixels else {
         unreachable!("nobody ends this walk")
     };

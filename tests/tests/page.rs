@@ -88,7 +88,7 @@ impl Picture {
         let device = kernels::cpu();
         let pixels = walk(
             &weights.unet,
-            schedule,
+            &weights.diffusion,
             &way,
             0..self.count,
             &device,

@@ -120,8 +120,7 @@ pub fn write(options: &Options) -> Result<Branches, BranchesError> {
         .map_err(|source| BranchesError::Weights { path, source })?;
     let schedule = &weights.diffusion.schedule;
     let plan = Sampler::Ddpm.plan(schedule, steps)?;
-    let timesteps = schedule.timesteps();
-    let denoiser = Denoiser::new(weights.unet.clone(), timesteps, None, 1.0, &found.device);
+    let denoiser = weights.denoiser(None, 1.0, &found.device);
     let way = Walk {
         plan: plan.clone(),
         garment: None,
@@ -152,7 +151,7 @@ pub fn write(options: &Options) -> Result<Branches, BranchesError> {
         let device = &found.device;
         let finished = walk(
             &weights.unet,
-            schedule,
+            &weights.diffusion,
             &way,
             images.clone(),
             device,

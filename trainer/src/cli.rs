@@ -11,9 +11,9 @@ use std::{
 
 use clap::{Args, Parser, Subcommand, error::ErrorKind};
 use fashion_ddpm::{
-    Garment, Sampler, UNetConfig,
+    BetaSchedule, Garment, Prediction, Sampler, UNetConfig,
     garment::{UnknownGarment, parse_garment},
-    weights::{FORMAT_VERSION, decode},
+    weights::decode,
 };
 
 use crate::{
@@ -23,9 +23,10 @@ use crate::{
     evaluate::{self, Subject},
     export, files,
     judge::{self, JudgeConfig},
-    page_data,
-    run::{self, Options, Outcome},
+    network, page_data,
+    run::{self, Length, Options, Outcome, Settings},
     sample,
+    train::DecayShape,
 };
 
 /// What stops a command, for `main` to print.
@@ -70,24 +71,76 @@ struct TrainArguments {
     /// auto, cuda, vulkan, metal, wgpu or cpu
     #[arg(long, value_name = "DEVICE", default_value_t = DeviceChoice::Auto)]
     device: DeviceChoice,
-    /// Passes over the data in all
-    #[arg(long, allow_negative_numbers = true, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=999))]
-    epochs: u32,
+    /// Passes over the data in all [default: 50, or the end of the decay]
+    #[arg(long, allow_negative_numbers = true, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=999))]
+    epochs: Option<u32>,
+    /// End within an epoch, once N images have been shown, repetitions counted
+    #[arg(
+        long,
+        allow_negative_numbers = true,
+        value_name = "N",
+        conflicts_with = "epochs",
+        value_parser = clap::value_parser!(u64).range(1..=60_000_000)
+    )]
+    max_images: Option<u64>,
     /// Images a step [default: 64]
     #[arg(long, allow_negative_numbers = true, value_name = "N")]
     batch_size: Option<usize>,
     /// Of every random number [default: 0]
     #[arg(long, allow_negative_numbers = true, value_name = "N")]
     seed: Option<u32>,
+    /// The network, or what differs: unshuffle=2,channels=64-64,blocks=1,attention=7 (widths in
+    /// pixels that have it, or none) [default: that one]
+    #[arg(long, value_name = "NETWORK", value_parser = network::parse)]
+    network: Option<UNetConfig>,
+    /// Noise schedule, linear or cosine [default: linear]
+    #[arg(long, value_name = "SCHEDULE")]
+    schedule: Option<BetaSchedule>,
+    /// What the network is trained to tell, noise or v [default: noise]
+    #[arg(long, value_name = "WHAT")]
+    prediction: Option<Prediction>,
+    /// Step size of AdamW after the warm-up [default: 0.001]
+    #[arg(long, allow_negative_numbers = true, value_name = "RATE")]
+    learning_rate: Option<f64>,
+    /// Of the averaged weights [default: 0.999]
+    #[arg(long, allow_negative_numbers = true, value_name = "D")]
+    ema_decay: Option<f64>,
+    /// Share of the images shown without their label [default: 0.1]
+    #[arg(long, allow_negative_numbers = true, value_name = "P")]
+    label_dropout: Option<f64>,
+    /// Let the step size fall to nothing over the last N epochs; of a branch, over N of its own
+    #[arg(long, allow_negative_numbers = true, value_name = "N", value_parser = decay_epochs)]
+    decay_epochs: Option<f64>,
+    /// How it falls [default: linear]
+    #[arg(long, value_name = "SHAPE", requires = "decay_epochs")]
+    decay: Option<DecayShape>,
+    /// Begin with another run's state instead of fresh weights
+    #[arg(long, value_name = "RUN", conflicts_with = "resume")]
+    branch_from: Option<PathBuf>,
+    /// After which of its epochs [default: the last]
+    #[arg(
+        long,
+        allow_negative_numbers = true,
+        value_name = "N",
+        requires = "branch_from"
+    )]
+    at_epoch: Option<u32>,
+    /// Keep the state after these epochs, for branches to begin with
+    #[arg(long, value_name = "N,N,..", value_delimiter = ',')]
+    keep_checkpoints: Vec<u32>,
     /// Folder for checkpoints, weights, log and pictures
     #[arg(long, value_name = "DIR", default_value = "run")]
     run: PathBuf,
     /// Go on with the run in the folder
     #[arg(long)]
     resume: bool,
-    /// Another network than the default, as JSON; for tests.
-    #[arg(long, value_name = "JSON", hide = true, value_parser = network)]
-    network: Option<UNetConfig>,
+}
+
+fn decay_epochs(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(epochs) if (0.0..=999.0).contains(&epochs) => Ok(epochs),
+        _ => Err("a number from 0 to 999".to_owned()),
+    }
 }
 
 #[derive(Debug, Args)]
@@ -291,10 +344,6 @@ struct TrainJudgeArguments {
     out: PathBuf,
 }
 
-fn network(json: &str) -> Result<UNetConfig, String> {
-    serde_json::from_str(json).map_err(|error| error.to_string())
-}
-
 /// Runs the command in the program's arguments. Exit status 0, or one line on stderr.
 pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -362,10 +411,24 @@ fn train(arguments: TrainArguments) -> Result<(), Failure> {
     let options = Options {
         data: arguments.data,
         device: arguments.device,
-        epochs: arguments.epochs,
-        batch_size: arguments.batch_size,
-        seed: arguments.seed,
-        network: arguments.network,
+        length: arguments
+            .epochs
+            .map(Length::Epochs)
+            .or(arguments.max_images.map(Length::Images)),
+        settings: Settings {
+            batch_size: arguments.batch_size,
+            seed: arguments.seed,
+            network: arguments.network,
+            schedule: arguments.schedule,
+            prediction: arguments.prediction,
+            learning_rate: arguments.learning_rate,
+            ema_decay: arguments.ema_decay,
+            label_dropout: arguments.label_dropout,
+        },
+        decay_epochs: arguments.decay_epochs,
+        decay_shape: arguments.decay,
+        branch: arguments.branch_from.map(|run| (run, arguments.at_epoch)),
+        keep_checkpoints: arguments.keep_checkpoints,
         run: arguments.run,
         resume: arguments.resume,
     };
@@ -497,7 +560,7 @@ fn info(file: &Path) -> Result<(), Failure> {
     let network = &metadata.config;
     let lines = [
         ("file", format!("{}, {} bytes", file.display(), bytes.len())),
-        ("format version", FORMAT_VERSION.to_string()),
+        ("format version", metadata.format_version().to_string()),
         ("sha256", format!("{} (correct)", weights.sha256)),
         (
             "network",
@@ -515,7 +578,15 @@ fn info(file: &Path) -> Result<(), Failure> {
         ),
         (
             "diffusion",
-            format!("T = {}, {} schedule", metadata.timesteps, metadata.schedule),
+            format!(
+                "T = {}, {} schedule; the network predicts {}",
+                metadata.timesteps,
+                metadata.schedule,
+                match metadata.prediction {
+                    Prediction::Noise => "the noise",
+                    Prediction::Velocity => "v",
+                }
+            ),
         ),
         (
             "training",

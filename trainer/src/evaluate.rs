@@ -17,7 +17,7 @@ use std::{
 };
 
 use fashion_ddpm::{
-    Garment, NoiseSchedule, Sampler,
+    Garment, GaussianDiffusion, Sampler,
     noise::{IMAGE_SIZE, PIXELS},
     sampler::{PlanError, to_pixels},
     weights::{self, WeightsError},
@@ -661,7 +661,7 @@ fn samples(
         };
         sampled(
             &unet,
-            schedule,
+            &diffusion,
             &walk,
             count,
             &mut next_image,
@@ -719,7 +719,7 @@ fn samples(
 /// `count` finished images, as pixels, in batches; none is used if one holds a NaN.
 fn sampled(
     unet: &fashion_ddpm::UNet,
-    schedule: &NoiseSchedule,
+    diffusion: &GaussianDiffusion,
     walk: &Walk,
     count: usize,
     next_image: &mut u32,
@@ -737,7 +737,7 @@ fn sampled(
             progress.advance(size, what);
             ControlFlow::<std::convert::Infallible>::Continue(())
         };
-        let ControlFlow::Continue(x_0) = walk_to_x_0(unet, schedule, walk, images, device, look);
+        let ControlFlow::Continue(x_0) = walk_to_x_0(unet, diffusion, walk, images, device, look);
         let broken = |image: &&[f32]| image.iter().any(|v| !v.is_finite());
         match x_0.chunks_exact(PIXELS).filter(broken).count() {
             0 => pixels.extend(to_pixels(&x_0)),
@@ -951,7 +951,7 @@ mod tests {
         module::{Module, ModuleMapper, Param},
         tensor::Tensor,
     };
-    use fashion_ddpm::{BetaSchedule, UNetConfig};
+    use fashion_ddpm::{BetaSchedule, NoiseSchedule, UNetConfig};
     use rand::RngExt;
 
     use super::*;
@@ -1080,14 +1080,15 @@ mod tests {
         };
         let unet = config.init(&device).map(&mut Break);
         let schedule = NoiseSchedule::new(BetaSchedule::Linear, 1000).unwrap();
+        let diffusion = GaussianDiffusion::new(schedule);
         let walk = Walk {
-            plan: Sampler::Ddpm.plan(&schedule, 2).unwrap(),
+            plan: Sampler::Ddpm.plan(&diffusion.schedule, 2).unwrap(),
             garment: None,
             guidance_scale: 1.0,
             seed: 0,
         };
         let mut progress = Progress::new(1, 0, "steps");
-        let result = sampled(&unet, &schedule, &walk, 3, &mut 0, &device, &mut progress);
+        let result = sampled(&unet, &diffusion, &walk, 3, &mut 0, &device, &mut progress);
         assert!(matches!(
             result,
             Err(EvaluateError::NotANumber { count: 3 })

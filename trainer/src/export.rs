@@ -59,7 +59,7 @@ pub enum ExportError {
 /// [`ExportError`]; an index that cannot be read is found before anything is written.
 pub fn export(run: &Path, epoch: Option<u32>, out: &Path) -> Result<Metadata, ExportError> {
     let folder = RunFolder::new(run);
-    let epochs = finished(&folder);
+    let epochs = epochs(&folder.averages());
     let last = *epochs
         .last()
         .ok_or_else(|| ExportError::Empty(run.to_owned()))?;
@@ -173,9 +173,9 @@ fn with_entry(index: Option<Index>, mut entry: IndexEntry) -> Index {
     Index { default, models }
 }
 
-/// The epochs whose weights a run holds, ascending.
-fn finished(folder: &RunFolder) -> Vec<u32> {
-    let Ok(entries) = std::fs::read_dir(folder.averages()) else {
+/// The epochs N of which a folder holds `epoch-N.bpk`, ascending.
+pub(crate) fn epochs(folder: &Path) -> Vec<u32> {
+    let Ok(entries) = std::fs::read_dir(folder) else {
         return Vec::new();
     };
     let mut epochs: Vec<u32> = entries
@@ -194,7 +194,7 @@ fn finished(folder: &RunFolder) -> Vec<u32> {
 }
 
 /// "1 to 12, 24".
-fn ranges(sorted: &[u32]) -> String {
+pub(crate) fn ranges(sorted: &[u32]) -> String {
     let mut runs: Vec<(u32, u32)> = Vec::new();
     for &epoch in sorted {
         match runs.last_mut() {

@@ -6,6 +6,7 @@
 //! | which device computes | `device.rs` |
 //! | Algorithm 1, step by step | [`Trainer`] in `train.rs` |
 //! | AdamW | `optimizer.rs` |
+//! | networks by name | `network.rs` |
 //! | what a killed run goes on from | `checkpoint.rs` |
 //! | a run's folder: checkpoints, log, loss curve, grids | `run.rs`, `curve.rs` |
 //! | garments from weights, to PNG and NPY | `sample.rs`, `picture.rs` |
@@ -30,6 +31,7 @@ pub mod export;
 pub mod files;
 pub mod judge;
 pub mod metrics;
+pub mod network;
 pub mod optimizer;
 pub mod page_data;
 pub mod picture;

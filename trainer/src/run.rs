@@ -3,7 +3,9 @@
 //! ```text
 //! run.json                       configuration, data, and each session's command, device, commit
 //! checkpoint.bpk                 the last complete state; `--resume` goes on from it
+//! checkpoints/epoch-010.bpk      states of epochs that a branch may begin at
 //! ema/epoch-012.bpk              each epoch's averaged weights, as `export` hands them out
+//! ema/images-00600064.bpk        the same where the run ended within an epoch
 //! log.jsonl                      each epoch's loss, images/s, seconds and time
 //! loss.svg                       the loss curve
 //! samples-epoch-012-ddpm100.png  garments at epochs 1, 12, 24, 50 and the last: a column a class,
@@ -13,6 +15,10 @@
 //! Every file is written whole or not at all, weights before checkpoint, so that what a checkpoint
 //! counts as done is there. Log and curve are written anew from the checkpoint's own history: a
 //! killed run that goes on repeats no line.
+//!
+//! A branch is a run of its own that begins with another one's state after some epoch. It draws the
+//! batches that the other run would have drawn; with a decay its step size falls to nothing over
+//! its epochs, which gives the weights of a run of that length.
 
 use std::{
     ops::ControlFlow,
@@ -27,7 +33,8 @@ use std::{
 
 use burn::module::Module;
 use fashion_ddpm::{
-    Garment, Sampler, UNetConfig, noise::PIXELS, sampler::PlanError, weights::WeightsError,
+    BetaSchedule, Garment, Prediction, Sampler, UNetConfig, noise::PIXELS, sampler::PlanError,
+    weights::WeightsError,
 };
 use serde::{Deserialize, Serialize};
 
@@ -36,11 +43,13 @@ use crate::{
     curve,
     data::{DataError, Dataset, Split},
     device::{self, DeviceChoice, DeviceError},
+    export,
     files::{self, FileError},
+    network,
     picture::png_grid,
     progress::Progress,
     sample::{self, Walk},
-    train::{TrainConfig, TrainError, Trainer},
+    train::{Decay, DecayShape, TrainConfig, TrainError, Trainer},
 };
 
 /// Epochs whose garments are painted, beside the last.
@@ -62,18 +71,87 @@ pub struct Options {
     pub data: Option<PathBuf>,
     /// What to compute on.
     pub device: DeviceChoice,
-    /// Passes over the data in all.
-    pub epochs: u32,
-    /// Images a step; the run's own, or the default, where none is named.
-    pub batch_size: Option<usize>,
-    /// Seed of the run; likewise.
-    pub seed: Option<u32>,
-    /// The network; likewise.
-    pub network: Option<UNetConfig>,
+    /// Where it ends; at the end of the decay, or after [`EPOCHS`], where nothing is named.
+    pub length: Option<Length>,
+    /// What decides the run, where it differs from the default.
+    pub settings: Settings,
+    /// Epochs at the end over which the step size falls; it stays where none are named.
+    pub decay_epochs: Option<f64>,
+    /// How it falls.
+    pub decay_shape: Option<DecayShape>,
+    /// The run this one begins with, and after which of its epochs; the last where none is named.
+    pub branch: Option<(PathBuf, Option<u32>)>,
+    /// Epochs after which the state is kept.
+    pub keep_checkpoints: Vec<u32>,
     /// The run's folder.
     pub run: PathBuf,
     /// Whether to go on with the run in the folder.
     pub resume: bool,
+}
+
+/// Passes over the data where nobody says how many.
+pub const EPOCHS: u32 = 50;
+
+/// Where a run ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Length {
+    /// After so many passes over the data.
+    Epochs(u32),
+    /// After the step in which this many images have been shown, repetitions counted.
+    Images(u64),
+}
+
+/// Settings of a run that a person can name. Where one is left out, a new run has the default, and
+/// one that is gone on with its own.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Settings {
+    /// Images a step.
+    pub batch_size: Option<usize>,
+    /// Of every random number.
+    pub seed: Option<u32>,
+    /// The network.
+    pub network: Option<UNetConfig>,
+    /// The shape of beta_t.
+    pub schedule: Option<BetaSchedule>,
+    /// What the network is trained to tell.
+    pub prediction: Option<Prediction>,
+    /// Step size of AdamW once warm.
+    pub learning_rate: Option<f64>,
+    /// Decay of the averaged weights.
+    pub ema_decay: Option<f64>,
+    /// Probability that an image is shown without its label.
+    pub label_dropout: Option<f64>,
+}
+
+impl Settings {
+    /// The configuration of a new run.
+    fn config(&self) -> TrainConfig {
+        let default = TrainConfig::default();
+        TrainConfig {
+            batch_size: self.batch_size.unwrap_or(default.batch_size),
+            seed: self.seed.unwrap_or(default.seed),
+            network: self.network.clone().unwrap_or(default.network),
+            schedule: self.schedule.unwrap_or(default.schedule),
+            prediction: self.prediction.unwrap_or(default.prediction),
+            learning_rate: self.learning_rate.unwrap_or(default.learning_rate),
+            ema_decay: self.ema_decay.unwrap_or(default.ema_decay),
+            label_dropout: self.label_dropout.unwrap_or(default.label_dropout),
+            ..default
+        }
+    }
+
+    /// Whether a run was begun with these.
+    fn check(&self, config: &TrainConfig) -> Result<(), RunError> {
+        same("--batch-size", config.batch_size, self.batch_size)?;
+        same("--seed", config.seed, self.seed)?;
+        let asked = self.network.as_ref().map(network::name);
+        same("--network", network::name(&config.network), asked)?;
+        same("--schedule", config.schedule, self.schedule)?;
+        same("--prediction", config.prediction, self.prediction)?;
+        same("--learning-rate", config.learning_rate, self.learning_rate)?;
+        same("--ema-decay", config.ema_decay, self.ema_decay)?;
+        same("--label-dropout", config.label_dropout, self.label_dropout)
+    }
 }
 
 /// How `train` ended, if not by an error.
@@ -118,7 +196,7 @@ pub enum RunError {
     #[error("{} holds a run already; go on with it by --resume, or choose another --run folder", .0.display())]
     Occupied(PathBuf),
     /// No run is in the folder.
-    #[error("{} holds no run to go on with; leave out --resume to start one", .0.display())]
+    #[error("{} holds no run to go on with; start one without --resume and --branch-from", .0.display())]
     Empty(PathBuf),
     /// Another setting than the run was begun with.
     #[error(
@@ -131,6 +209,38 @@ pub enum RunError {
         begun: String,
         /// What was asked for.
         asked: String,
+    },
+    /// A decay that begins before the run.
+    #[error(
+        "a decay of {asked} epochs does not fit into a run of {images} images; choose fewer --decay-epochs"
+    )]
+    Decay {
+        /// What was asked for.
+        asked: f64,
+        /// How long the run is.
+        images: u64,
+    },
+    /// Another end than the decay's.
+    #[error(
+        "the step size falls to nothing over {there} images in all, so the run ends there, not after {asked}; leave out --epochs and --max-images"
+    )]
+    End {
+        /// Images that the run shows.
+        there: u64,
+        /// Images that were asked for.
+        asked: u64,
+    },
+    /// A run without the state that a branch is to begin with.
+    #[error(
+        "{} holds no state after epoch {asked}; it has {there}", run.display()
+    )]
+    NoState {
+        /// The run.
+        run: PathBuf,
+        /// The epoch.
+        asked: u32,
+        /// What there is, in words.
+        there: String,
     },
     /// No loss curve.
     #[error("cannot draw the loss curve: {0}")]
@@ -148,6 +258,9 @@ pub struct RunRecord {
     pub dataset_sha256: String,
     /// Numbers in the network.
     pub parameters: usize,
+    /// The epoch of another run that it began after; the sessions before it are that run's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub branched_after_epoch: Option<u32>,
     /// Each time it was started or gone on with.
     pub sessions: Vec<Session>,
 }
@@ -182,6 +295,19 @@ impl RunFolder {
         self.0.join("checkpoint.bpk")
     }
 
+    /// The state after an epoch, where it was to be kept.
+    pub fn kept(&self, epoch: u32) -> PathBuf {
+        self.kept_folder().join(format!("epoch-{epoch:03}.bpk"))
+    }
+
+    fn kept_folder(&self) -> PathBuf {
+        self.0.join("checkpoints")
+    }
+
+    fn record(&self) -> PathBuf {
+        self.0.join("run.json")
+    }
+
     /// The averaged weights of the epochs.
     pub fn averages(&self) -> PathBuf {
         self.0.join("ema")
@@ -192,13 +318,19 @@ impl RunFolder {
         self.averages().join(format!("epoch-{epoch:03}.bpk"))
     }
 
-    fn grid(&self, epoch: u32) -> PathBuf {
-        let name = format!("samples-epoch-{epoch:03}-ddpm{GRID_STEPS}.png");
-        self.0.join(name)
+    /// The averaged weights of a run that ended within an epoch, by the images it had seen.
+    pub fn average_after(&self, images: u64) -> PathBuf {
+        self.averages().join(format!("images-{images:08}.bpk"))
+    }
+
+    /// The picture that belongs to averaged weights.
+    fn grid(&self, average: &Path) -> PathBuf {
+        let name = average.file_stem().unwrap_or_default().to_string_lossy();
+        self.0.join(format!("samples-{name}-ddpm{GRID_STEPS}.png"))
     }
 }
 
-/// Trains until `options.epochs` are done or `stop` is raised.
+/// Trains to the end that `options` name, or until `stop` is raised.
 ///
 /// # Errors
 /// [`RunError`]; whatever it is, the folder holds the last complete state.
@@ -214,37 +346,43 @@ pub fn train(options: &Options, stop: &AtomicBool) -> Result<Outcome, RunError> 
     let found = device::find(options.device)?;
     eprintln!("training on {}", found.describe());
     let dataset = Arc::new(Dataset::load(options.data.as_deref(), Split::Train)?);
-    let mut trainer = if begun {
-        resume(options, &folder, dataset.clone(), &found.device)?
-    } else {
-        Trainer::new(new_config(options), dataset.clone(), &found.device)?
+    let mut trainer = match &options.branch {
+        _ if begun => read(&folder.checkpoint(), dataset.clone(), &found.device)?,
+        Some((run, epoch)) => branch(run, *epoch, dataset.clone(), &found.device)?,
+        None => Trainer::new(options.settings.config(), dataset.clone(), &found.device)?,
     };
+    options.settings.check(trainer.config())?;
+    let end = find_end(options, begun, &mut trainer)?;
+    if trainer.steps_taken() > 0 {
+        let position = trainer.position();
+        let (epoch, step) = (position.epoch, position.step);
+        eprintln!("going on after epoch {epoch}, step {step}");
+    }
     let commit = source_commit();
     files::create_folder(&folder.averages())?;
-    record_session(&folder, &trainer, &dataset, &found, &commit)?;
+    record_session(&folder, options, &trainer, &dataset, &found, &commit)?;
     if !begun {
         // Even a run killed in its first epoch can be gone on with.
-        save(&folder, &mut trainer)?;
+        save(&folder.checkpoint(), &mut trainer)?;
     }
+    write_log(&folder, &trainer)?;
 
-    let images = dataset.len() as u64;
-    let done = u64::from(trainer.position().epoch) * images + trainer.images_this_epoch() as u64;
-    let mut progress = Progress::new(u64::from(options.epochs) * images, done, "images");
+    let total = trainer.images_after(end);
+    let mut progress = Progress::new(total, trainer.images_seen(), "images");
     let mut loss = None;
-    let mut clock = Instant::now();
+    let mut clock;
     loop {
         // A grid may be missing where the run was killed while it was painted.
-        if trainer.position().step == 0 {
-            paint_grid(&folder, &trainer, options.epochs, stop, &progress)?;
-            clock = Instant::now();
-            progress.restart_clock();
-        }
-        if trainer.position().epoch >= options.epochs {
+        let ended = trainer.steps_taken() >= end;
+        paint_grid(&folder, &trainer, ended, stop, &progress)?;
+        clock = Instant::now();
+        progress.restart_clock();
+        if ended {
             return Ok(Outcome::Finished);
         }
-        while !trainer.epoch_is_over() {
+        while !trainer.epoch_is_over() && trainer.steps_taken() < end {
             if stop.load(Ordering::Relaxed) {
-                save(&folder, &mut trainer)?;
+                save(&folder.checkpoint(), &mut trainer)?;
                 return Ok(Outcome::Stopped);
             }
             let count = trainer.step();
@@ -259,60 +397,135 @@ pub fn train(options: &Options, stop: &AtomicBool) -> Result<Outcome, RunError> 
         }
         trainer.settle()?;
         trainer.spend(clock.elapsed().as_secs_f64());
+        if !trainer.epoch_is_over() {
+            let path = folder.average_after(trainer.images_seen());
+            files::write(&path, &trainer.weights(&commit)?)?;
+            save(&folder.checkpoint(), &mut trainer)?;
+            progress.say(&format!("wrote {}", path.display()));
+            continue;
+        }
         let record = trainer.finish_epoch(now())?;
         progress.say(&format!(
             "epoch {}: loss {:.5}, {:.0} images/s",
             record.epoch, record.loss, record.images_per_second
         ));
         files::write(&folder.average(record.epoch), &trainer.weights(&commit)?)?;
-        save(&folder, &mut trainer)?;
+        if options.keep_checkpoints.contains(&record.epoch) {
+            files::create_folder(&folder.kept_folder())?;
+            save(&folder.kept(record.epoch), &mut trainer)?;
+        }
+        save(&folder.checkpoint(), &mut trainer)?;
         write_log(&folder, &trainer)?;
-        clock = Instant::now();
     }
 }
 
-fn new_config(options: &Options) -> TrainConfig {
-    let default = TrainConfig::default();
-    TrainConfig {
-        network: options.network.clone().unwrap_or(default.network),
-        batch_size: options.batch_size.unwrap_or(default.batch_size),
-        seed: options.seed.unwrap_or(default.seed),
-        ..default
-    }
-}
-
-/// Goes on with the run in the folder, if it is the one that was asked for.
-fn resume(
-    options: &Options,
-    folder: &RunFolder,
+/// The state in a file.
+fn read(
+    path: &Path,
     dataset: Arc<Dataset>,
     device: &burn::tensor::Device,
 ) -> Result<Trainer, RunError> {
-    let path = folder.checkpoint();
-    let bytes = files::read(&path)?;
-    let trainer = checkpoint::decode(&bytes, dataset, device)
-        .map_err(|source| RunError::Checkpoint { path, source })?;
-    let config = trainer.config();
-    same("--batch-size", config.batch_size, options.batch_size)?;
-    same("--seed", config.seed, options.seed)?;
-    if options
-        .network
-        .as_ref()
-        .is_some_and(|n| *n != config.network)
+    let bytes = files::read(path)?;
+    checkpoint::decode(&bytes, dataset, device).map_err(|source| RunError::Checkpoint {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+/// The state of another run after one of its epochs, or its last one where none is named.
+fn branch(
+    run: &Path,
+    epoch: Option<u32>,
+    dataset: Arc<Dataset>,
+    device: &burn::tensor::Device,
+) -> Result<Trainer, RunError> {
+    let folder = RunFolder::new(run);
+    if let Some(epoch) = epoch
+        && folder.kept(epoch).exists()
     {
-        return Err(RunError::Changed {
-            name: "--network",
-            begun: format!("{:?}", config.network),
-            asked: format!("{:?}", options.network),
-        });
+        return read(&folder.kept(epoch), dataset, device);
     }
+    let last = folder.checkpoint();
+    if !last.exists() {
+        return Err(RunError::Empty(run.to_owned()));
+    }
+    let trainer = read(&last, dataset, device)?;
     let position = trainer.position();
-    eprintln!(
-        "going on after epoch {}, step {}",
-        position.epoch, position.step
-    );
-    write_log(folder, &trainer)?;
-    Ok(trainer)
+    let Some(asked) = epoch.filter(|epoch| (*epoch, 0) != (position.epoch, position.step)) else {
+        return Ok(trainer);
+    };
+    let mut there = export::epochs(&folder.kept_folder());
+    if position.step == 0 && !there.contains(&position.epoch) {
+        there.push(position.epoch);
+    }
+    Err(RunError::NoState {
+        run: run.to_owned(),
+        asked,
+        there: match there.is_empty() {
+            true => "none at the end of an epoch".to_owned(),
+            false => export::ranges(&there),
+        },
+    })
+}
+
+/// The number of steps after which the run ends. A new run or branch that is to end with a decay
+/// gets it; one that is gone on with must have it.
+fn find_end(options: &Options, begun: bool, trainer: &mut Trainer) -> Result<u64, RunError> {
+    let asked = options.length.map(|length| match length {
+        Length::Epochs(epochs) => u64::from(epochs) * trainer.steps_per_epoch() as u64,
+        Length::Images(images) => trainer.steps_for(images),
+    });
+    let default = u64::from(EPOCHS) * trainer.steps_per_epoch() as u64;
+    let steps = options
+        .decay_epochs
+        .map(|epochs| (epochs * trainer.steps_per_epoch() as f64).round() as u64);
+    let shape = options.decay_shape;
+    match (steps, trainer.config().decay) {
+        // Nothing to decay is what a run has by itself.
+        (Some(0), None) | (None, None) => Ok(asked.unwrap_or(default)),
+        (Some(steps), None) if !begun => {
+            let from_step = match options.branch {
+                Some(_) => trainer.steps_taken(),
+                None => {
+                    let end = asked.unwrap_or(default);
+                    let too_long = RunError::Decay {
+                        asked: options.decay_epochs.unwrap_or_default(),
+                        images: trainer.images_after(end),
+                    };
+                    end.checked_sub(steps).ok_or(too_long)?
+                }
+            };
+            let shape = shape.unwrap_or_default();
+            let decay = Decay {
+                from_step,
+                steps,
+                shape,
+            };
+            trainer.branch(decay)?;
+            at_end_of(decay, asked, trainer)
+        }
+        (steps, decay) => {
+            let begun = decay.map_or(0, |decay| decay.steps);
+            same("--decay-epochs (in steps)", begun, steps)?;
+            let decay = decay.unwrap_or(Decay {
+                from_step: 0,
+                steps: 0,
+                shape: DecayShape::default(),
+            });
+            same("--decay", decay.shape, shape)?;
+            at_end_of(decay, asked, trainer)
+        }
+    }
+}
+
+fn at_end_of(decay: Decay, asked: Option<u64>, trainer: &Trainer) -> Result<u64, RunError> {
+    match asked {
+        Some(asked) if asked != decay.end() => Err(RunError::End {
+            there: trainer.images_after(decay.end()),
+            asked: trainer.images_after(asked),
+        }),
+        _ => Ok(decay.end()),
+    }
 }
 
 fn same<T: PartialEq + ToString>(
@@ -330,34 +543,52 @@ fn same<T: PartialEq + ToString>(
     }
 }
 
-fn save(folder: &RunFolder, trainer: &mut Trainer) -> Result<(), RunError> {
-    let path = folder.checkpoint();
+fn save(path: &Path, trainer: &mut Trainer) -> Result<(), RunError> {
     let bytes = checkpoint::encode(trainer).map_err(|source| RunError::Checkpoint {
-        path: path.clone(),
+        path: path.to_owned(),
         source,
     })?;
-    Ok(files::write(&path, &bytes)?)
+    Ok(files::write(path, &bytes)?)
 }
 
 fn record_session(
     folder: &RunFolder,
+    options: &Options,
     trainer: &Trainer,
     dataset: &Dataset,
     found: &device::Found,
     commit: &str,
 ) -> Result<(), RunError> {
-    let path = folder.0.join("run.json");
-    // Of an earlier record only the list of sessions is kept; one that cannot be read is no reason
-    // to lose the run.
-    let earlier = files::read(&path)
-        .ok()
-        .and_then(|bytes| serde_json::from_slice::<RunRecord>(&bytes).ok());
+    let path = folder.record();
+    let read = |path: &Path| {
+        let bytes = files::read(path).ok()?;
+        serde_json::from_slice::<RunRecord>(&bytes).ok()
+    };
+    // Of an earlier record only what has been is kept; one that cannot be read is no reason to lose
+    // the run.
+    let (branched_after_epoch, sessions) = match &options.branch {
+        Some((run, _)) if !path.exists() => {
+            let position = trainer.position();
+            let epoch = position.epoch;
+            let begun = epoch + u32::from(position.step > 0);
+            let source = read(&RunFolder::new(run).record());
+            let sessions = source.map(|record| record.sessions).unwrap_or_default();
+            let before = sessions
+                .into_iter()
+                .filter(|session| session.from_epoch <= begun);
+            (Some(epoch), before.collect())
+        }
+        _ => read(&path).map_or_else(Default::default, |record| {
+            (record.branched_after_epoch, record.sessions)
+        }),
+    };
     let mut record = RunRecord {
         config: trainer.config().clone(),
         dataset: dataset.description(),
         dataset_sha256: dataset.sha256().to_owned(),
         parameters: trainer.averaged().num_params(),
-        sessions: earlier.map(|record| record.sessions).unwrap_or_default(),
+        branched_after_epoch,
+        sessions,
     };
     record.sessions.push(Session {
         command: std::env::args().collect(),
@@ -389,28 +620,35 @@ fn write_log(folder: &RunFolder, trainer: &Trainer) -> Result<(), RunError> {
 fn paint_grid(
     folder: &RunFolder,
     trainer: &Trainer,
-    epochs: u32,
+    ended: bool,
     stop: &AtomicBool,
     progress: &Progress,
 ) -> Result<(), RunError> {
-    let epoch = trainer.position().epoch;
-    let path = folder.grid(epoch);
-    let due = GRID_EPOCHS.contains(&epoch) || (epoch > 0 && epoch == epochs);
-    if !due || path.exists() {
+    let position = trainer.position();
+    let (average, due) = match position.step {
+        0 => {
+            let due = ended || GRID_EPOCHS.contains(&position.epoch);
+            (folder.average(position.epoch), due)
+        }
+        _ => (folder.average_after(trainer.images_seen()), ended),
+    };
+    let path = folder.grid(&average);
+    // A branch paints nothing of the epochs before it, nor does a run before its first.
+    if !due || path.exists() || !average.exists() {
         return Ok(());
     }
-    let schedule = &trainer.diffusion().schedule;
-    let steps = GRID_STEPS.min(schedule.timesteps());
+    let diffusion = trainer.diffusion();
+    let steps = GRID_STEPS.min(diffusion.schedule.timesteps());
     let mut columns = Vec::new();
     for garment in Garment::ALL {
         let walk = Walk {
-            plan: Sampler::Ddpm.plan(schedule, steps)?,
+            plan: Sampler::Ddpm.plan(&diffusion.schedule, steps)?,
             garment: Some(garment),
             guidance_scale: 1.0,
             seed: trainer.config().seed,
         };
         let (unet, device) = (trainer.averaged(), trainer.device());
-        let pixels = sample::walk(unet, schedule, &walk, 0..GRID_ROWS, &device, |_, _| {
+        let pixels = sample::walk(unet, diffusion, &walk, 0..GRID_ROWS, &device, |_, _| {
             if stop.load(Ordering::Relaxed) {
                 ControlFlow::Break(())
             } else {

@@ -8,7 +8,7 @@ use std::{
 
 use burn::tensor::{Device, Tensor};
 use fashion_ddpm::{
-    Denoiser, Frame, Garment, NoiseSchedule, ReverseProcess, Sampler, UNet,
+    Denoiser, Frame, Garment, GaussianDiffusion, ReverseProcess, Sampler, UNet,
     noise::PIXELS,
     sampler::{PlanError, Step, to_pixels},
     weights::{self, WeightsError},
@@ -172,7 +172,7 @@ pub fn sample(options: &Options) -> Result<(), SampleError> {
                 None => ControlFlow::Continue(()),
             }
         };
-        match walk(&unet, schedule, &settings, images, &found.device, look) {
+        match walk(&unet, &diffusion, &settings, images, &found.device, look) {
             ControlFlow::Continue(pixels) => all.extend(pixels),
             ControlFlow::Break(error) => return Err(error.into()),
         }
@@ -231,13 +231,13 @@ pub struct Walk {
 /// step's result is used, `look` sees its number, from 0, and its frame; it may end the walk.
 pub fn walk<B>(
     unet: &UNet,
-    schedule: &NoiseSchedule,
+    diffusion: &GaussianDiffusion,
     walk: &Walk,
     images: Range<u32>,
     device: &Device,
     look: impl FnMut(usize, &Frame) -> ControlFlow<B>,
 ) -> ControlFlow<B, Vec<u8>> {
-    let x_0 = walk_to_x_0(unet, schedule, walk, images, device, look)?;
+    let x_0 = walk_to_x_0(unet, diffusion, walk, images, device, look)?;
     ControlFlow::Continue(to_pixels(&x_0))
 }
 
@@ -245,20 +245,21 @@ pub fn walk<B>(
 /// and NaN where something went wrong.
 pub fn walk_to_x_0<B>(
     unet: &UNet,
-    schedule: &NoiseSchedule,
+    diffusion: &GaussianDiffusion,
     walk: &Walk,
     images: Range<u32>,
     device: &Device,
     mut look: impl FnMut(usize, &Frame) -> ControlFlow<B>,
 ) -> ControlFlow<B, Vec<f32>> {
-    let timesteps = schedule.timesteps();
+    let timesteps = diffusion.schedule.timesteps();
     let denoiser = Denoiser::new(
         unet.clone(),
         timesteps,
         walk.garment,
         walk.guidance_scale,
         device,
-    );
+    )
+    .trained_with(diffusion);
     let plan = walk.plan.clone();
     let mut process = ReverseProcess::new(denoiser, plan, walk.seed, images, timesteps, device);
     let mut number = 0;

@@ -5,14 +5,19 @@
 //! one, so a step needs no memory of the steps before it beyond the weights, and a run that was
 //! killed and goes on is, bit for bit, the run that was not.
 
-use std::{mem, sync::Arc, sync::Mutex, sync::PoisonError};
+use std::{
+    f64::consts::PI,
+    fmt, mem,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use burn::{
     module::Module,
     tensor::{Device, Tensor, TensorData},
 };
+use clap::ValueEnum;
 use fashion_ddpm::{
-    BetaSchedule, Ema, Garment, GaussianDiffusion, NoiseSchedule, UNet, UNetConfig,
+    BetaSchedule, Ema, Garment, GaussianDiffusion, NoiseSchedule, Prediction, UNet, UNetConfig,
     noise::{IMAGE_SIZE, PIXELS},
     schedule::ScheduleError,
     unet::ConfigError,
@@ -54,6 +59,109 @@ pub struct TrainConfig {
     pub ema_decay: f64,
     /// Probability that an image is shown without its label (Ho & Salimans 2022, algorithm 1).
     pub label_dropout: f64,
+    /// What the network is trained to tell.
+    #[serde(default, skip_serializing_if = "Prediction::is_noise")]
+    pub prediction: Prediction,
+    /// How the step size falls in the end; none where it stays.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub decay: Option<Decay>,
+}
+
+/// How the step size falls to nothing at the end of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Decay {
+    /// Steps of the run before it begins.
+    pub from_step: u64,
+    /// Steps it takes, at least 1; the run ends with them.
+    pub steps: u64,
+    /// Its way down.
+    pub shape: DecayShape,
+}
+
+impl Decay {
+    /// Steps of the whole run.
+    pub fn end(&self) -> u64 {
+        self.from_step + self.steps
+    }
+
+    /// What of the step size the run's step number `step`, from 0, gets. With s steps of the decay
+    /// behind it, of n: 1 - s / n, or (1 + cos(pi s / n)) / 2 (Loshchilov & Hutter 2017, equation 5,
+    /// without restarts).
+    pub fn factor(&self, step: u64) -> f64 {
+        let behind = step.saturating_sub(self.from_step).min(self.steps);
+        let way = behind as f64 / self.steps as f64;
+        match self.shape {
+            DecayShape::Linear => 1.0 - way,
+            DecayShape::Cosine => 0.5 * (1.0 + (PI * way).cos()),
+        }
+    }
+}
+
+/// The way down of a [`Decay`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum DecayShape {
+    /// In equal steps.
+    #[default]
+    Linear,
+    /// Along half a cosine.
+    Cosine,
+}
+
+impl fmt::Display for DecayShape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Linear => "linear",
+            Self::Cosine => "cosine",
+        })
+    }
+}
+
+impl TrainConfig {
+    /// Step size of the run's step number `step`, from 0: it rises over the warm-up, stays, and
+    /// falls where there is a [`Decay`].
+    pub fn learning_rate_at(&self, step: u64) -> f64 {
+        let warm_up = (step + 1) as f64 / self.warm_up_steps.max(1) as f64;
+        let decay = self.decay.map_or(1.0, |decay| decay.factor(step));
+        self.learning_rate * warm_up.min(1.0) * decay
+    }
+
+    /// Whether it describes a training.
+    ///
+    /// # Errors
+    /// [`TrainError`] names the first number that does not fit.
+    pub fn validate(&self) -> Result<(), TrainError> {
+        self.network.validate()?;
+        if !(1..=4096).contains(&self.batch_size) {
+            return Err(TrainError::BatchSize(self.batch_size));
+        }
+        let within = |name, value: f64, holds: bool, range| match holds {
+            true => Ok(()),
+            false => Err(TrainError::Range { name, value, range }),
+        };
+        let rate = self.learning_rate;
+        let rate_holds = rate > 0.0 && rate.is_finite();
+        within("--learning-rate", rate, rate_holds, "above 0")?;
+        let decay = self.ema_decay;
+        within(
+            "--ema-decay",
+            decay,
+            (0.0..1.0).contains(&decay),
+            "from 0 to below 1",
+        )?;
+        let dropout = self.label_dropout;
+        within(
+            "--label-dropout",
+            dropout,
+            (0.0..=1.0).contains(&dropout),
+            "from 0 to 1",
+        )?;
+        if self.decay.is_some_and(|decay| decay.steps == 0) {
+            return Err(TrainError::NoDecay);
+        }
+        Ok(())
+    }
 }
 
 impl Default for TrainConfig {
@@ -70,6 +178,8 @@ impl Default for TrainConfig {
             max_gradient_norm: 1.0,
             ema_decay: 0.999,
             label_dropout: 0.1,
+            prediction: Prediction::Noise,
+            decay: None,
         }
     }
 }
@@ -80,6 +190,22 @@ pub enum TrainError {
     /// A number of images a step that makes no sense.
     #[error("a batch holds 1 to 4096 images, not {0}; choose another --batch-size")]
     BatchSize(usize),
+    /// A number that makes no sense.
+    #[error("{name} is {range}, {value} is not")]
+    Range {
+        /// The option.
+        name: &'static str,
+        /// Its value.
+        value: f64,
+        /// What it may be, in words.
+        range: &'static str,
+    },
+    /// The step size has fallen already.
+    #[error("the step size of this state has begun to fall; branch off an earlier one")]
+    DecayPast,
+    /// A decay without a step.
+    #[error("a decay takes at least one step; choose more --decay-epochs")]
+    NoDecay,
     /// No such network.
     #[error(transparent)]
     Network(#[from] ConfigError),
@@ -155,7 +281,7 @@ impl Trainer {
         dataset: Arc<Dataset>,
         device: &Device,
     ) -> Result<Self, TrainError> {
-        config.network.validate()?;
+        config.validate()?;
         let model = initialise(&config.network, config.seed, &device.clone().autodiff());
         let optimizer = AdamW::new(&model);
         let ema = Ema::new(&model, config.ema_decay);
@@ -176,12 +302,10 @@ impl Trainer {
         (model, optimizer, ema): (UNet, AdamW, Ema),
         position: Position,
     ) -> Result<Self, TrainError> {
-        if !(1..=4096).contains(&config.batch_size) {
-            return Err(TrainError::BatchSize(config.batch_size));
-        }
+        config.validate()?;
         let schedule = NoiseSchedule::new(config.schedule, config.timesteps)?;
         Ok(Self {
-            diffusion: GaussianDiffusion::new(schedule),
+            diffusion: GaussianDiffusion::new(schedule).predicting(config.prediction),
             order: order(config.seed, position.epoch, dataset.len()),
             device: device.clone().autodiff(),
             pending: Vec::new(),
@@ -229,9 +353,41 @@ impl Trainer {
         self.dataset.len().div_ceil(self.config.batch_size)
     }
 
-    /// Images that the epoch begun has shown so far.
-    pub fn images_this_epoch(&self) -> usize {
-        (self.position.step * self.config.batch_size).min(self.dataset.len())
+    /// Steps taken in all.
+    pub fn steps_taken(&self) -> u64 {
+        self.optimizer.steps
+    }
+
+    /// Images shown in all, repetitions counted.
+    pub fn images_seen(&self) -> u64 {
+        self.images_after(self.steps_taken())
+    }
+
+    /// Images shown after so many steps of the run.
+    pub fn images_after(&self, steps: u64) -> u64 {
+        let (images, batch) = (self.dataset.len() as u64, self.config.batch_size as u64);
+        let per_epoch = self.steps_per_epoch() as u64;
+        steps / per_epoch * images + (steps % per_epoch * batch).min(images)
+    }
+
+    /// Fewest steps of the run after which so many images have been shown.
+    pub fn steps_for(&self, images: u64) -> u64 {
+        let (all, batch) = (self.dataset.len() as u64, self.config.batch_size as u64);
+        images / all * self.steps_per_epoch() as u64 + (images % all).div_ceil(batch)
+    }
+
+    /// From here on another run: the step size falls as `decay` says.
+    ///
+    /// # Errors
+    /// [`TrainError::DecayPast`] where it would have begun already, or an earlier one has.
+    pub fn branch(&mut self, decay: Decay) -> Result<(), TrainError> {
+        let step = self.steps_taken();
+        let begun = |decay: Decay| decay.from_step < step;
+        if begun(decay) || self.config.decay.is_some_and(begun) {
+            return Err(TrainError::DecayPast);
+        }
+        self.config.decay = Some(decay);
+        self.config.validate()
     }
 
     /// Whether the last step was the last of its epoch, and [`Self::finish_epoch`] is due.
@@ -257,9 +413,8 @@ impl Trainer {
         );
         self.pending.push((loss.clone().inner(), count));
         let gradients = loss.backward();
-        let warm_up = (self.optimizer.steps + 1) as f64 / self.config.warm_up_steps.max(1) as f64;
         let rates = Rates {
-            learning_rate: self.config.learning_rate * warm_up.min(1.0),
+            learning_rate: self.config.learning_rate_at(self.optimizer.steps),
             weight_decay: self.config.weight_decay,
             max_gradient_norm: self.config.max_gradient_norm,
         };
@@ -327,18 +482,18 @@ impl Trainer {
     /// # Errors
     /// [`WeightsError`] where the container fails.
     pub fn weights(&self, source_commit: &str) -> Result<Vec<u8>, WeightsError> {
-        let seen = u64::from(self.position.epoch) * self.dataset.len() as u64;
         let metadata = Metadata {
             config: self.config.network.clone(),
             timesteps: self.config.timesteps,
             schedule: self.config.schedule,
             epoch: self.position.epoch,
-            images_seen: seen + self.images_this_epoch() as u64,
+            images_seen: self.images_seen(),
             ema_decay: self.config.ema_decay,
             dataset: self.dataset.description(),
             dataset_sha256: self.dataset.sha256().to_owned(),
             source_commit: source_commit.to_owned(),
             parameters: self.averaged().num_params(),
+            prediction: self.config.prediction,
         };
         encode(self.averaged(), &metadata, &self.device())
     }
@@ -543,10 +698,76 @@ mod tests {
             new(|c| c.timesteps = 1),
             Err(TrainError::Schedule(_))
         ));
+        for change in [
+            (|c| c.learning_rate = 0.0) as fn(&mut TrainConfig),
+            |c| c.learning_rate = f64::INFINITY,
+            |c| c.ema_decay = 1.0,
+            |c| c.ema_decay = f64::NAN,
+            |c| c.label_dropout = -0.1,
+        ] {
+            assert!(matches!(new(change), Err(TrainError::Range { .. })));
+        }
         assert!(matches!(
             new(|c| c.network.groups = 0),
             Err(TrainError::Network(_))
         ));
+    }
+
+    /// The step size against its closed form: up, level, down to nothing just after the last step.
+    #[test]
+    fn the_step_size_follows_its_closed_form() {
+        let decay = |shape| {
+            Some(Decay {
+                from_step: 600,
+                steps: 400,
+                shape,
+            })
+        };
+        let constant = TrainConfig::default();
+        let [linear, cosine] = [DecayShape::Linear, DecayShape::Cosine].map(|shape| TrainConfig {
+            decay: decay(shape),
+            ..constant.clone()
+        });
+        for step in 0..1000 {
+            let before = constant.learning_rate_at(step);
+            let expected = 1e-3 * ((step + 1) as f64 / 500.0).min(1.0);
+            assert_eq!(before, expected, "step {step}");
+            let (down, along) = (linear.learning_rate_at(step), cosine.learning_rate_at(step));
+            if step <= 600 {
+                assert_eq!((down, along), (before, before), "step {step}");
+                continue;
+            }
+            let left = (1000 - step) as f64 / 400.0;
+            assert!((down - 1e-3 * left).abs() < 1e-15, "step {step}: {down}");
+            // (1 + cos(pi (1 - left))) / 2 = sin^2(pi left / 2).
+            let sine = (PI * left / 2.0).sin();
+            assert!(
+                (along - 1e-3 * sine * sine).abs() < 1e-15,
+                "step {step}: {along}"
+            );
+        }
+        assert_eq!(linear.learning_rate_at(1000), 0.0);
+        assert_eq!(cosine.learning_rate_at(2000), 0.0);
+    }
+
+    #[test]
+    fn images_are_counted_in_steps_and_steps_in_images() {
+        let data = Arc::new(excerpt());
+        // 1000 images: 15 steps of 64 and one of 40.
+        let trainer = Trainer::new(TrainConfig::default(), data, &kernels::cpu()).unwrap();
+        for (steps, images) in [
+            (0, 0),
+            (1, 64),
+            (15, 960),
+            (16, 1000),
+            (17, 1064),
+            (48, 3000),
+        ] {
+            assert_eq!(trainer.images_after(steps), images);
+            assert_eq!(trainer.steps_for(images), steps);
+        }
+        assert_eq!(trainer.steps_for(1001), 17);
+        assert_eq!(trainer.steps_for(961), 16);
     }
 
     /// A step size without bounds must end in an error, not in weights that are no numbers.

@@ -251,6 +251,239 @@ fn a_killed_run_goes_on_as_if_it_had_not_been_killed() {
     );
 }
 
+/// The arguments of a run on the excerpt, of 42 steps an epoch.
+fn on_excerpt<'a>(data: &'a Path, run: &'a Path, more: &[&'a str]) -> Vec<&'a str> {
+    let common = [
+        "train",
+        "--device",
+        "cpu",
+        "--data",
+        text(data),
+        "--run",
+        text(run),
+    ];
+    [&common[..], more].concat()
+}
+
+/// A branch draws the batches its trunk would have drawn: without a decay it is the trunk, bit for
+/// bit; with one it parts from it, ends where the decay does, and survives being broken off.
+#[test]
+fn a_branch_is_its_trunk_until_its_step_size_falls() {
+    let folder = tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let data = excerpt();
+    let start = |name: &str, more: &[&str]| {
+        let run = path(name);
+        let mut command = command(&on_excerpt(&data, &run, more));
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        command.spawn().unwrap()
+    };
+    let finish = |name: &str, more: &[&str]| {
+        assert!(start(name, more).wait().unwrap().success(), "{more:?}");
+        state(&path(name))
+    };
+    let settings = [
+        "--network",
+        NETWORK,
+        "--batch-size",
+        "24",
+        "--schedule",
+        "cosine",
+    ];
+    let keep = ["--epochs", "3", "--keep-checkpoints", "1,2"];
+    let trunk = finish("trunk", &[&settings[..], &keep].concat());
+    let from = path("trunk");
+    let branch = ["--branch-from", text(&from), "--at-epoch", "1"];
+
+    let same = finish(
+        "same",
+        &[&branch[..], &["--epochs", "3", "--decay-epochs", "0"]].concat(),
+    );
+    assert_eq!(bits(same.model()), bits(trunk.model()));
+    assert_eq!(bits(same.averaged()), bits(trunk.averaged()));
+    let losses = |trainer: &Trainer| -> Vec<u64> {
+        let history = trainer.position().history.iter();
+        history.map(|record| record.loss.to_bits()).collect()
+    };
+    assert_eq!(losses(&same), losses(&trunk));
+
+    let decay = ["--decay-epochs", "1.5", "--decay", "cosine"];
+    let decayed = finish("decayed", &[&branch[..], &decay].concat());
+    assert_eq!(decayed.steps_taken(), 42 + 63);
+    assert_eq!(decayed.config().learning_rate_at(42), 1e-3 * (43.0 / 500.0));
+    assert_eq!(decayed.config().learning_rate_at(105), 0.0);
+    let halfway = path("decayed/ema/images-00002504.bpk");
+    let weights = decode(&std::fs::read(halfway).unwrap(), &kernels::cpu()).unwrap();
+    assert_eq!(
+        (weights.metadata.epoch, weights.metadata.images_seen),
+        (2, 2504)
+    );
+    assert_ne!(losses(&decayed)[1], losses(&trunk)[1], "it has parted");
+    assert_eq!(losses(&decayed)[0], losses(&trunk)[0]);
+    for (there, name) in [
+        (false, "ema/epoch-001.bpk"),
+        (false, "samples-epoch-001-ddpm100.png"),
+        (true, "ema/epoch-002.bpk"),
+        (true, "samples-images-00002504-ddpm100.png"),
+    ] {
+        assert_eq!(path("decayed").join(name).exists(), there, "{name}");
+    }
+    let record = std::fs::read(path("decayed/run.json")).unwrap();
+    let record: serde_json::Value = serde_json::from_slice(&record).unwrap();
+    assert_eq!(record["branched_after_epoch"], 1);
+    assert_eq!(
+        record["sessions"].as_array().unwrap().len(),
+        2,
+        "the trunk's and its own"
+    );
+    assert_eq!(record["config"]["schedule"], "cosine");
+
+    // Broken off, and gone on with: nobody has to repeat what the decay was.
+    let mut child = start("broken", &[&branch[..], &decay].concat());
+    wait_for(&path("broken/checkpoint.bpk"), &mut child);
+    interrupt(&mut child);
+    child.wait().unwrap();
+    assert!(
+        state(&path("broken")).steps_taken() < 105,
+        "it was broken off"
+    );
+    let broken = finish("broken", &["--resume"]);
+    assert_eq!(bits(broken.model()), bits(decayed.model()));
+    assert_eq!(bits(broken.averaged()), bits(decayed.averaged()));
+
+    let refused = |name: &str, more: &[&str], word: &str| {
+        assert_refused(&on_excerpt(&data, &path(name), more), word);
+    };
+    refused(
+        "new",
+        &[&branch[..2], &["--at-epoch", "7"]].concat(),
+        "after epoch 7; it has 1 to 3",
+    );
+    refused(
+        "new",
+        &[&branch[..], &["--seed", "5"]].concat(),
+        "--seed 0, not 5",
+    );
+    refused(
+        "new",
+        &[&branch[..], &decay, &["--epochs", "9"]].concat(),
+        "2504 images",
+    );
+    refused("new", &["--branch-from", text(&path("nowhere"))], "no run");
+    refused("new", &["--at-epoch", "1"], "--branch-from");
+    refused(
+        "new",
+        &["--epochs", "2", "--decay-epochs", "3"],
+        "does not fit",
+    );
+    refused("new", &["--decay-epochs", "-1"], "0 to 999");
+    let broken = path("broken");
+    refused(
+        "new",
+        &["--branch-from", text(&broken), "--at-epoch", "1"],
+        "no state after epoch 1; it has none",
+    );
+    assert!(!path("new").exists(), "nothing is begun");
+    refused(
+        "broken",
+        &["--resume", "--decay", "linear", "--decay-epochs", "1.5"],
+        "--decay cosine",
+    );
+    refused("broken", &["--resume", "--decay-epochs", "2"], "63, not 84");
+    refused(
+        "trunk",
+        &["--resume", "--decay-epochs", "2"],
+        "--decay-epochs",
+    );
+}
+
+/// A run may end within an epoch, with all that an epoch's end leaves; and go on from there.
+#[test]
+fn a_run_of_so_many_images() {
+    let folder = tempdir().unwrap();
+    let data = excerpt();
+    let (short, whole) = (folder.path().join("short"), folder.path().join("whole"));
+    let settings = ["--network", "unshuffle=4,channels=16", "--prediction", "v"];
+    let more = [
+        "--max-images",
+        "1100",
+        "--ema-decay",
+        "0.9",
+        "--label-dropout",
+        "0.5",
+    ];
+    let rate = ["--learning-rate", "0.002"];
+    let arguments = [&settings[..], &rate, &more].concat();
+    let output = run(&on_excerpt(&data, &short, &arguments));
+    assert!(output.status.success(), "{output:?}");
+    let stopped = state(&short);
+    // 16 steps an epoch, and two more for the hundred.
+    assert_eq!((stopped.steps_taken(), stopped.images_seen()), (18, 1128));
+    let file = short.join("ema/images-00001128.bpk");
+    let (out, again) = (folder.path().join("a.npy"), folder.path().join("b.npy"));
+    let sample = [
+        "sample",
+        "--weights",
+        text(&file),
+        "--steps",
+        "2",
+        "--out",
+        text(&out),
+    ];
+    assert!(run(&sample).status.success());
+    let info = String::from_utf8(run(&["info", text(&file)]).stdout).unwrap();
+    for word in [
+        "predicts v",
+        "format version 2",
+        "epoch 1, 1128 images",
+        "decay 0.9",
+    ] {
+        assert!(info.contains(word), "{info}");
+    }
+    let config = stopped.config();
+    assert_eq!((config.learning_rate, config.label_dropout), (0.002, 0.5));
+    for (name, value, word) in [
+        ("--prediction", "noise", "--prediction v, not noise"),
+        ("--schedule", "cosine", "linear, not cosine"),
+        ("--learning-rate", "0.1", "0.002, not 0.1"),
+        ("--ema-decay", "0.99", "0.9, not 0.99"),
+        ("--label-dropout", "0", "0.5, not 0"),
+        (
+            "--network",
+            "channels=64-64",
+            "not unshuffle=2,channels=64-64",
+        ),
+    ] {
+        assert_refused(&on_excerpt(&data, &short, &["--resume", name, value]), word);
+    }
+
+    let output = run(&on_excerpt(&data, &short, &["--resume", "--epochs", "2"]));
+    assert!(output.status.success(), "{output:?}");
+    let arguments = [&settings[..], &rate, &more[2..], &["--epochs", "2"]].concat();
+    let output = run(&on_excerpt(&data, &whole, &arguments));
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(bits(state(&short).model()), bits(state(&whole).model()));
+
+    // What v says is not what the noise would be: the same tensors taken for noise paint otherwise.
+    let weights = decode(&std::fs::read(&file).unwrap(), &kernels::cpu()).unwrap();
+    let mut taken_for_noise = weights.metadata.clone();
+    taken_for_noise.prediction = fashion_ddpm::Prediction::Noise;
+    let bytes = fashion_ddpm::weights::encode(&weights.unet, &taken_for_noise, &kernels::cpu());
+    let wrong = folder.path().join("wrong.bpk");
+    std::fs::write(&wrong, bytes.unwrap()).unwrap();
+    let sample = [
+        "sample",
+        "--weights",
+        text(&wrong),
+        "--steps",
+        "2",
+        "--out",
+        text(&again),
+    ];
+    assert!(run(&sample).status.success());
+    assert_ne!(std::fs::read(out).unwrap(), std::fs::read(again).unwrap());
+}
+
 /// Image i of a run is image i of the seed, whatever the count and the kind of file, and the last
 /// frame of the film is the picture.
 #[test]
@@ -290,9 +523,14 @@ fn samples_are_the_same_in_every_form() {
         seed: 9,
     };
     let no_look = |_, _: &Frame| ControlFlow::<()>::Continue(());
-    let ControlFlow::Continue(last) =
-        walk(&model.unet, schedule, &settings, 64..66, &device, no_look)
-    else {
+    let ControlFlow::Continue(last) = walk(
+        &model.unet,
+        &model.diffusion,
+        &settings,
+        64..66,
+        &device,
+        no_look,
+    ) else {
         unreachable!("nobody breaks off")
     };
     assert_eq!(pixels[64 * PIXELS..], last);
@@ -381,6 +619,17 @@ fn what_cannot_be_trained_is_refused_in_one_line() {
     refused(&[&cpu[..], &["--epochs", "0"]].concat(), "--epochs");
     refused(&[&cpu[..], &["--batch-size", "0"]].concat(), "--batch-size");
     refused(&[&cpu[..], &["--resume"]].concat(), "no run");
+    for (name, value, word) in [
+        ("--network", "depth=3", "depth=3"),
+        ("--schedule", "sqrt", "linear or cosine"),
+        ("--prediction", "x_0", "noise or v"),
+        ("--learning-rate", "0", "above 0"),
+        ("--ema-decay", "1", "below 1"),
+        ("--label-dropout", "2", "from 0 to 1"),
+        ("--max-images", "0", "--max-images"),
+    ] {
+        refused(&[&cpu[..], &[name, value]].concat(), word);
+    }
     refused(
         &["--device", "cpu", "--data", text(folder.path())],
         "is missing",

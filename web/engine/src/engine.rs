@@ -276,9 +276,7 @@ impl Engine {
             return Ok(denoiser.clone());
         }
         let (opened, weights) = self.ready()?;
-        let timesteps = weights.metadata.timesteps;
-        let unet = weights.unet.clone();
-        let denoiser = Denoiser::new(unet, timesteps, garment, guidance, &opened.device);
+        let denoiser = weights.denoiser(garment, guidance, &opened.device);
         let denoiser = SharedDenoiser(Rc::new(denoiser));
         self.denoiser = Some((garment, guidance, denoiser.clone()));
         Ok(denoiser)
