@@ -117,6 +117,65 @@ impl UNetConfig {
         Ok(())
     }
 
+    /// Multiplications of a forward pass of one image, in convolutions and attention. The embedding
+    /// is not counted: at sampling time it is a table.
+    pub fn multiplications(&self) -> u64 {
+        let conv = |channels_in: usize, channels_out: usize, kernel: usize, width: usize| {
+            (channels_in * channels_out * (kernel * width).pow(2)) as u64
+        };
+        let attention = |channels: usize, width: usize| {
+            // Scores and mixture: a product of all places with all places each.
+            let products = 2 * (channels * width.pow(4)) as u64;
+            conv(channels, 4 * channels, 1, width) + products
+        };
+        let block = |channels_in: usize, channels_out: usize, attended: bool, width: usize| {
+            let skip = if channels_in == channels_out { 0 } else { 1 };
+            conv(channels_in, channels_out, 3, width)
+                + conv(channels_out, channels_out, 3, width)
+                + skip * conv(channels_in, channels_out, 1, width)
+                + if attended {
+                    attention(channels_out, width)
+                } else {
+                    0
+                }
+        };
+        let folded = self.pixel_unshuffle.pow(2);
+        let first = self.image_size / self.pixel_unshuffle;
+        let mut channels = self.channels[0];
+        let mut sum = conv(folded, channels, 3, first);
+        let mut skips = Vec::new();
+        for (level, &level_channels) in self.channels.iter().enumerate() {
+            let width = first >> level;
+            for _ in 0..self.blocks {
+                sum += block(channels, level_channels, self.attention[level], width);
+                channels = level_channels;
+                skips.push(channels);
+            }
+            if level + 1 < self.channels.len() {
+                sum += conv(channels, channels, 3, width / 2);
+            }
+        }
+        let last = first >> (self.channels.len() - 1);
+        sum += block(channels, channels, true, last) + block(channels, channels, false, last);
+        for (level, &level_channels) in self.channels.iter().enumerate().rev() {
+            let width = first >> level;
+            for _ in 0..self.blocks {
+                let skip = skips.pop().unwrap_or_default();
+                sum += block(
+                    channels + skip,
+                    level_channels,
+                    self.attention[level],
+                    width,
+                );
+                channels = level_channels;
+            }
+            if level > 0 {
+                sum += conv(channels, channels, 3, width * 2);
+            }
+        }
+        sum + conv(channels, folded, 3, first)
+    }
+
     /// A network with fresh weights, whose first prediction is zero.
     ///
     /// # Panics
@@ -575,6 +634,20 @@ mod tests {
             assert_eq!(y.dims(), [2, 1, 28, 28]);
             assert!(values(y).iter().all(|v| *v == 0.0));
         }
+    }
+
+    /// Layer by layer with pencil and paper: 14 x 14 = 196 places, then 7 x 7 = 49.
+    #[test]
+    fn multiplications_are_counted() {
+        let (wide, narrow) = (64 * 64 * 9 * 196, 64 * 64 * 9 * 49);
+        let attention = 64 * 4 * 64 * 49 + 2 * 64 * 49 * 49;
+        let stem_and_head = 2 * 4 * 64 * 9 * 196;
+        let down = 2 * wide + narrow + 2 * narrow + attention;
+        let middle = 4 * narrow + attention;
+        // The ways up begin with twice the channels, and skip by a convolution of 1 x 1.
+        let up = 3 * narrow + 128 * 64 * 49 + attention + wide + 3 * wide + 128 * 64 * 196;
+        let expected = stem_and_head + down + middle + up;
+        assert_eq!(UNetConfig::default().multiplications(), expected);
     }
 
     #[test]

@@ -332,7 +332,13 @@ fn load(
 }
 
 /// The same numbers in another precision, without the training's identities.
-fn converted(tensor: burn_pack::Tensor, dtype: DType) -> Result<burn_pack::Tensor, WeightsError> {
+///
+/// # Errors
+/// [`WeightsError::Architecture`] where the tensor holds no floats.
+pub fn converted(
+    tensor: burn_pack::Tensor,
+    dtype: DType,
+) -> Result<burn_pack::Tensor, WeightsError> {
     let name = tensor.name.clone();
     let (bytes, shape, dtype) = data(tensor)?.convert_dtype(dtype).into_parts();
     Ok(burn_pack::Tensor::new(name, dtype, shape, None, bytes))

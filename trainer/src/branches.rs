@@ -16,7 +16,6 @@ use fashion_ddpm::{
     gallery::{self, BranchPoint, Branches, GalleryError, Index, to_network},
     noise::PIXELS,
     sampler::{PlanError, remaining, to_pixels},
-    weights::{self, WeightsError},
 };
 use flate2::read::GzDecoder;
 
@@ -25,7 +24,7 @@ use crate::{
     files::{self, FileError},
     page_data,
     progress::Progress,
-    sample::{self, SampleError, Walk, walk},
+    sample::{SampleError, Source, Walk, walk},
 };
 
 /// Images computed at once.
@@ -75,14 +74,6 @@ pub enum BranchesError {
     /// No weights.
     #[error(transparent)]
     Sample(#[from] SampleError),
-    /// Weights that cannot be used.
-    #[error("{}: {source}", path.display())]
-    Weights {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        source: WeightsError,
-    },
     /// No such walk.
     #[error(transparent)]
     Plan(#[from] PlanError),
@@ -110,16 +101,10 @@ pub fn write(options: &Options) -> Result<Branches, BranchesError> {
     }
     let (map, mut index) = read_map(&options.out)?;
     let votes = index.neighbours.votes;
-    let path = match &options.weights {
-        Some(path) => path.clone(),
-        None => sample::default_weights()?,
-    };
-    let bytes = files::read(&path)?;
+    let source = Source::read(options.weights.as_deref())?;
+    let plan = source.plan(Sampler::Ddpm, Some(steps))?;
     let found = device::find(DeviceChoice::Auto)?;
-    let weights = weights::decode(&bytes, &found.device)
-        .map_err(|source| BranchesError::Weights { path, source })?;
-    let schedule = &weights.diffusion.schedule;
-    let plan = Sampler::Ddpm.plan(schedule, steps)?;
+    let weights = source.load(&found.device)?;
     let denoiser = weights.denoiser(None, 1.0, &found.device);
     let way = Walk {
         plan: plan.clone(),

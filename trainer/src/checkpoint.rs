@@ -218,7 +218,10 @@ fn open(bytes: &[u8]) -> Result<(Training, Vec<burn_pack::Tensor>), CheckpointEr
 }
 
 /// A network's tensors under `prefix`.
-fn flatten(prefix: &str, model: &UNet) -> Result<Vec<burn_pack::Tensor>, CheckpointError> {
+pub(crate) fn flatten(
+    prefix: &str,
+    model: &UNet,
+) -> Result<Vec<burn_pack::Tensor>, CheckpointError> {
     let bytes = model.clone().into_record().into_bytes().map_err(foreign)?;
     let reader = Reader::from_bytes(bytes).map_err(container)?;
     let mut tensors = reader.into_tensors().map_err(container)?;

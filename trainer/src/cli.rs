@@ -19,13 +19,14 @@ use fashion_ddpm::{
 use crate::{
     branches,
     data::{Dataset, Split},
-    device::DeviceChoice,
+    device::{self, DeviceChoice},
     evaluate::{self, Subject},
     export, files,
     judge::{self, JudgeConfig},
-    network, page_data,
+    network::{self, Measuring},
+    page_data,
     run::{self, Length, Options, Outcome, Settings},
-    sample,
+    sample, table,
     train::DecayShape,
 };
 
@@ -50,6 +51,10 @@ enum Command {
     Export(ExportArguments),
     /// Measure how good samples are, or images from elsewhere: a table, a JSON file, two pictures.
     Evaluate(EvaluateArguments),
+    /// Measure what networks cost: multiplications, bytes, images a second, side by side.
+    Network(NetworkArguments),
+    /// Turn what `evaluate` and `network` wrote into the rows of a table in Markdown.
+    Table(TableArguments),
     /// Train the classifier that `evaluate` looks at samples with.
     TrainJudge(TrainJudgeArguments),
     /// Write the real garments that the page shows, and their map, into web/data.
@@ -117,7 +122,7 @@ struct TrainArguments {
     /// Begin with another run's state instead of fresh weights
     #[arg(long, value_name = "RUN", conflicts_with = "resume")]
     branch_from: Option<PathBuf>,
-    /// After which of its epochs [default: the last]
+    /// After which of its epochs [default: its last state]
     #[arg(
         long,
         allow_negative_numbers = true,
@@ -324,6 +329,55 @@ fn with_eta(sampler: Sampler, eta: Option<f64>) -> Result<Sampler, Failure> {
 }
 
 #[derive(Debug, Args)]
+struct NetworkArguments {
+    /// Networks, as --network of train has them [default: the one that train has]
+    #[arg(value_name = "NETWORK", value_parser = network::parse)]
+    networks: Vec<UNetConfig>,
+    /// Turns of each network
+    #[arg(long, allow_negative_numbers = true, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    rounds: u32,
+    /// Seconds of a turn, forward and training each
+    #[arg(long, allow_negative_numbers = true, value_name = "S", default_value_t = 3.0, value_parser = seconds)]
+    seconds: f64,
+    /// Images at once
+    #[arg(
+        long,
+        allow_negative_numbers = true,
+        value_name = "N",
+        default_value_t = 64
+    )]
+    batch_size: usize,
+    /// auto, cuda, vulkan, metal, wgpu or cpu
+    #[arg(long, value_name = "DEVICE", default_value_t = DeviceChoice::Auto)]
+    device: DeviceChoice,
+    /// Folder with the four official .gz files [default: a cache folder, filled by downloading]
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// JSON file for the figures
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    /// Instead of measuring, write down this many steps of a training, for trainer/peers/twin.py
+    #[arg(long, allow_negative_numbers = true, value_name = "STEPS", requires = "out", value_parser = clap::value_parser!(u16).range(1..=1000))]
+    twin: Option<u16>,
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(seconds) if (0.0..=3600.0).contains(&seconds) => Ok(seconds),
+        _ => Err("a number from 0 to 3600".to_owned()),
+    }
+}
+
+#[derive(Debug, Args)]
+struct TableArguments {
+    /// Files named evaluation.json
+    evaluations: Vec<PathBuf>,
+    /// The JSON file of `network`, for a table of networks
+    #[arg(long, value_name = "FILE")]
+    networks: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
 struct TrainJudgeArguments {
     /// Folder with the four official .gz files [default: a cache folder, filled by downloading]
     #[arg(long, value_name = "DIR")]
@@ -367,6 +421,8 @@ pub fn main() -> ExitCode {
         Command::Sample(arguments) => sample(arguments),
         Command::Export(arguments) => export(&arguments),
         Command::Evaluate(arguments) => evaluate(arguments),
+        Command::Network(arguments) => network(arguments),
+        Command::Table(arguments) => table(&arguments),
         Command::TrainJudge(arguments) => train_judge(&arguments),
         Command::PageData(arguments) => page_data(&arguments),
         Command::Branches(arguments) => branches(arguments),
@@ -394,7 +450,7 @@ fn one_line(message: &str) -> String {
     {
         paragraph.join(" ")
     } else {
-        "error: expected a command: train, sample, export, evaluate, train-judge, page-data, branches or info; see --help".to_owned()
+        "error: expected a command: train, sample, export, evaluate, network, table, train-judge, page-data, branches or info; see --help".to_owned()
     }
 }
 
@@ -518,6 +574,82 @@ fn evaluate(arguments: EvaluateArguments) -> Result<(), Failure> {
         record: arguments.record,
     })?;
     print!("{report}");
+    Ok(())
+}
+
+fn network(arguments: NetworkArguments) -> Result<(), Failure> {
+    let networks = match arguments.networks.is_empty() {
+        true => vec![UNetConfig::default()],
+        false => arguments.networks,
+    };
+    let batch_size = arguments.batch_size;
+    let found = device::find(arguments.device)?;
+    let dataset = Arc::new(Dataset::load(arguments.data.as_deref(), Split::Train)?);
+    if let (Some(steps), Some(out)) = (arguments.twin, &arguments.out) {
+        let [one] = networks.as_slice() else {
+            return Err("--twin writes down the training of one network; name one".into());
+        };
+        let bytes = network::twin(one, steps.into(), batch_size, &dataset, &found.device)?;
+        files::write(out, &bytes)?;
+        println!("{}: {steps} steps of {batch_size} images", out.display());
+        return Ok(());
+    }
+    let busy = load_average().map_or(String::new(), |load| {
+        format!("; load average {load} before")
+    });
+    let measuring = Measuring {
+        rounds: arguments.rounds as usize,
+        seconds: arguments.seconds,
+        batch_size,
+    };
+    let figures = network::measure(&networks, &measuring, &dataset, &found.device)?;
+    println!(
+        "{}{busy}; {} rounds of {} s, {batch_size} images at once; median (slowest-fastest)",
+        found.describe(),
+        measuring.rounds,
+        measuring.seconds
+    );
+    let width = figures.iter().map(|f| f.name.len()).max().unwrap_or(0);
+    println!(
+        "{:<width$}{:>8}{:>12}{:>11}{:>20}{:>20}",
+        "network", "MMAC", "parameters", "bytes", "images/s forward", "images/s training"
+    );
+    for network in &figures {
+        let speed = |s: network::Speed| format!("{:.0} ({:.0}-{:.0})", s.median, s.least, s.most);
+        println!(
+            "{:<width$}{:>8.1}{:>12}{:>11}{:>20}{:>20}",
+            network.name,
+            network.multiplications as f64 / 1e6,
+            network.parameters,
+            network.bytes,
+            speed(network.forward),
+            speed(network.training)
+        );
+    }
+    if let Some(out) = &arguments.out {
+        let json = serde_json::to_string_pretty(&figures)? + "\n";
+        files::write(out, json.as_bytes())?;
+    }
+    Ok(())
+}
+
+/// How many programs wanted to compute in the last minute, where the system says.
+fn load_average() -> Option<String> {
+    let text = std::fs::read_to_string("/proc/loadavg").ok()?;
+    text.split_whitespace().next().map(str::to_owned)
+}
+
+fn table(arguments: &TableArguments) -> Result<(), Failure> {
+    let table = match &arguments.networks {
+        Some(networks) => table::networks(networks, &arguments.evaluations)?,
+        None if arguments.evaluations.is_empty() => {
+            return Err(
+                "name the files of `evaluate`, or --networks with that of `network`".into(),
+            );
+        }
+        None => table::evaluations(&arguments.evaluations)?,
+    };
+    print!("{table}");
     Ok(())
 }
 

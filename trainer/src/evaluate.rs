@@ -20,7 +20,7 @@ use fashion_ddpm::{
     Garment, GaussianDiffusion, Sampler,
     noise::{IMAGE_SIZE, PIXELS},
     sampler::{PlanError, to_pixels},
-    weights::{self, WeightsError},
+    weights::Weights,
 };
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -35,9 +35,10 @@ use crate::{
     files::{self, FileError},
     judge::{FEATURES, Judge, JudgeError, Verdicts},
     metrics::{self, Gaussian, Manifold, Points, interval, mean, median, weighted_mean},
+    network,
     picture::png_grid,
     progress::Progress,
-    sample::{self, BATCH, FAST_STEPS, MOST_GUIDANCE, SampleError, Walk, walk_to_x_0},
+    sample::{BATCH, MOST_GUIDANCE, SampleError, Source, Walk, walk_to_x_0},
 };
 
 /// Fewest and most images figures are taken of. The most is the number of test images, since
@@ -57,7 +58,7 @@ pub struct Options {
     pub seed: u32,
     /// The sampler.
     pub sampler: Sampler,
-    /// Its steps; T for `ddpm`, [`FAST_STEPS`] for the others, where none are named.
+    /// Its steps; T for `ddpm`, [`FAST_STEPS`](crate::sample::FAST_STEPS) for the others, where none are named.
     pub steps: Option<usize>,
     /// w; 1 = off.
     pub guidance_scale: f64,
@@ -113,14 +114,6 @@ pub enum EvaluateError {
     /// No weights.
     #[error(transparent)]
     Sample(#[from] SampleError),
-    /// Weights that cannot be used.
-    #[error("{}: {source}", path.display())]
-    Weights {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        source: WeightsError,
-    },
     /// No such walk.
     #[error("{0}; choose another --steps or --eta")]
     Plan(#[from] PlanError),
@@ -154,9 +147,23 @@ impl Estimate {
     /// Of a figure that is a mean over images.
     fn mean(values: &[f64]) -> Self {
         let value = mean(values);
+        let found = interval(values.len(), value, |times| weighted_mean(values, times));
+        Self::new(value, found)
+    }
+
+    /// Of a figure that is a share of images.
+    fn share(values: &[f64]) -> Self {
+        let mut share = Self::mean(values);
+        share.interval = share.interval.map(|end| end.min(1.0));
+        share
+    }
+
+    /// No figure here can be below nothing, but an interval that is centred on it can.
+    fn new(value: f64, interval: [f64; 2]) -> Self {
         Self {
             value,
-            interval: interval(values.len(), value, |times| weighted_mean(values, times)),
+            // The sum makes a plain zero of a negative one.
+            interval: interval.map(|end| end.max(0.0) + 0.0),
         }
     }
 }
@@ -423,12 +430,10 @@ impl<'a> Reference<'a> {
         let points = features(&verdicts);
         let frechet = |points: Points, real: &Gaussian| {
             let value = Gaussian::of(points).frechet_distance(real);
-            Estimate {
-                value,
-                interval: interval(points.count(), value, |times| {
-                    Gaussian::weighted(points, times).frechet_distance(real)
-                }),
-            }
+            let found = interval(points.count(), value, |times| {
+                Gaussian::weighted(points, times).frechet_distance(real)
+            });
+            Estimate::new(value, found)
         };
         let frechet_test = if std::ptr::eq(images, for_test) {
             frechet(points, &self.test_gaussian)
@@ -446,7 +451,7 @@ impl<'a> Reference<'a> {
                 .into_iter()
                 .map(|holds| f64::from(u8::from(holds)))
                 .collect();
-            Estimate::mean(&values)
+            Estimate::share(&values)
         };
         let mut counts = vec![0; Garment::ALL.len()];
         for garment in &verdicts.garments {
@@ -458,10 +463,10 @@ impl<'a> Reference<'a> {
             count: images.count(),
             frechet_train: frechet(points, &self.train_gaussian),
             frechet_test,
-            precision: Estimate::mean(&manifold.precision),
-            recall: Estimate::mean(&manifold.recall),
+            precision: Estimate::share(&manifold.precision),
+            recall: Estimate::share(&manifold.recall),
             density: Estimate::mean(&manifold.density),
-            coverage: Estimate::mean(&manifold.coverage),
+            coverage: Estimate::share(&manifold.coverage),
             agreement: labels.map(|labels| {
                 let pairs = verdicts.garments.iter().zip(labels);
                 share(pairs.map(|(seen, made)| seen == made).collect())
@@ -486,15 +491,15 @@ impl<'a> Reference<'a> {
                 let distances: Vec<f64> = found.iter().map(|(d, _)| f64::from(*d)).collect();
                 let value = median(&distances);
                 Memorisation {
-                    median: Estimate {
+                    median: Estimate::new(
                         value,
-                        interval: interval(distances.len(), value, |times| {
+                        interval(distances.len(), value, |times| {
                             let drawn = distances.iter().zip(times);
                             let drawn =
                                 drawn.flat_map(|(d, &n)| std::iter::repeat_n(*d, n as usize));
                             median(&drawn.collect::<Vec<_>>())
                         }),
-                    },
+                    ),
                     suspicious: share(found.iter().map(|(d, _)| *d < self.suspicious).collect()),
                 }
             },
@@ -564,17 +569,17 @@ pub fn evaluate(options: &Options) -> Result<Report, EvaluateError> {
             (subject, vec![("images", images)], None)
         }
         (subject, _) => {
-            let path = match subject {
-                Subject::Weights(Some(path)) => path.clone(),
-                _ => sample::default_weights()?,
+            let named = match subject {
+                Subject::Weights(Some(path)) => Some(path.as_path()),
+                _ => None,
             };
-            let bytes = files::read(&path)?;
-            let index = path.with_file_name(export::INDEX);
-            if options.record && !export::lists(&index, &path, &bytes)? {
-                return Err(EvaluateError::NotListed(path));
+            let source = Source::read(named)?;
+            let index = source.path.with_file_name(export::INDEX);
+            if options.record && !export::lists(&index, &source.path, &source.bytes)? {
+                return Err(EvaluateError::NotListed(source.path));
             }
-            let (subject, sets) = samples(options, &path, &bytes)?;
-            (subject, sets, options.record.then_some(path))
+            let (subject, sets) = samples(options, &source)?;
+            (subject, sets, options.record.then_some(source.path))
         }
     };
 
@@ -621,11 +626,7 @@ pub fn evaluate(options: &Options) -> Result<Report, EvaluateError> {
 type Sets = Vec<(&'static str, Images)>;
 
 /// Samples with a class, a tenth of each in turn, and samples without.
-fn samples(
-    options: &Options,
-    path: &Path,
-    bytes: &[u8],
-) -> Result<(serde_json::Value, Sets), EvaluateError> {
+fn samples(options: &Options, source: &Source) -> Result<(serde_json::Value, Sets), EvaluateError> {
     let guidance = options.guidance_scale;
     if !(0.0..=MOST_GUIDANCE).contains(&guidance) {
         return Err(EvaluateError::Guidance(guidance));
@@ -633,21 +634,13 @@ fn samples(
     if options.unconditional > 0 && !COUNTS.contains(&options.unconditional) {
         return Err(EvaluateError::Count(options.unconditional));
     }
-    let broken = |source| EvaluateError::Weights {
-        path: path.to_owned(),
-        source,
-    };
-    let (metadata, sha256) = weights::read_metadata(bytes).map_err(broken)?;
-    let diffusion = metadata.diffusion().map_err(|error| broken(error.into()))?;
-    let schedule = &diffusion.schedule;
-    let steps = options.steps.unwrap_or(match options.sampler {
-        Sampler::Ddpm => schedule.timesteps(),
-        _ => FAST_STEPS.min(options.sampler.max_steps(schedule)),
-    });
-    let plan = options.sampler.plan(schedule, steps)?;
+    let plan = source.plan(options.sampler, options.steps)?;
+    let steps = plan.len();
     let found = device::find(options.device)?;
     eprintln!("sampling on {}", found.describe());
-    let unet = weights::decode(bytes, &found.device).map_err(broken)?.unet;
+    let Weights {
+        unet, diffusion, ..
+    } = source.load(&found.device)?;
 
     let total = (options.count + options.unconditional) * steps;
     let mut progress = Progress::new(total as u64, 0, "image steps");
@@ -703,9 +696,13 @@ fn samples(
         ));
     }
     let subject = json!({
-        "weights": path.file_name().map(|name| name.to_string_lossy()),
-        "sha256": sha256,
-        "epoch": metadata.epoch,
+        "weights": source.path.file_name().map(|name| name.to_string_lossy()),
+        "sha256": source.sha256,
+        "network": network::name(&source.metadata.config),
+        "schedule": source.metadata.schedule,
+        "prediction": source.metadata.prediction,
+        "epoch": source.metadata.epoch,
+        "images_seen": source.metadata.images_seen,
         "sampler": options.sampler.slug(),
         "eta": match options.sampler { Sampler::Ddim { eta } => Some(eta), _ => None },
         "steps": steps,
@@ -1034,6 +1031,30 @@ mod tests {
         let mut wrong = test.clone();
         wrong.labels.as_mut().unwrap().rotate_right(1);
         assert!(reference.judge("wrong", &wrong).agreement.unwrap().value < 0.3);
+    }
+
+    /// Shares stay shares at both ends, where an interval centred on the figure would leave them.
+    #[test]
+    fn intervals_of_shares_are_shares() {
+        for ones in [0, 1, 2, 38, 39, 40] {
+            let values: Vec<f64> = (0..40).map(|i| f64::from(u8::from(i < ones))).collect();
+            let Estimate { value, interval } = Estimate::share(&values);
+            assert!((value - ones as f64 / 40.0).abs() < 1e-12);
+            let [low, high] = interval;
+            assert!(
+                0.0 <= low && low <= value && value <= high && high <= 1.0,
+                "{interval:?}"
+            );
+            assert!(low.is_sign_positive(), "{low}");
+            // Off the ends it is the spread of a mean: about two standard errors.
+            if (2..=38).contains(&ones) {
+                let error = (value * (1.0 - value) / 40.0).sqrt();
+                assert!(high - low > error, "{interval:?}");
+            }
+        }
+        // A density may exceed one.
+        let [low, high] = Estimate::mean(&[0.0, 3.0, 3.0, 3.0]).interval;
+        assert!(low >= 0.0 && high > 1.0);
     }
 
     /// The anchors against their definitions, on an image of one white pixel.

@@ -29,15 +29,15 @@ use burn_pack::{Reader, Writer};
 use fashion_ddpm::{
     Garment,
     noise::{IMAGE_SIZE, PIXELS},
-    weights::checksum,
+    weights::{self, WeightsError, checksum},
 };
-use rand::{Rng, RngExt, SeedableRng, seq::SliceRandom};
-use rand_chacha::ChaCha8Rng;
+use rand::{Rng, RngExt, seq::SliceRandom};
 use serde::{Deserialize, Serialize};
 
 use crate::{
     data::{Dataset, to_network},
     progress::Progress,
+    train::keyed,
 };
 
 /// Width of the penultimate layer: the dimensions of the feature space.
@@ -488,12 +488,7 @@ fn mask(images: usize, rng: &mut impl Rng, device: &Device) -> Tensor<2> {
 
 /// The generator of an epoch; of what is held out, with epoch 0.
 fn generator(seed: u32, epoch: u32) -> impl Rng {
-    let mut key = [0u8; 32];
-    key[0..4].copy_from_slice(&seed.to_le_bytes());
-    key[4..8].copy_from_slice(&epoch.to_le_bytes());
-    // Keeps these streams apart from any other use of the generator.
-    key[20..32].copy_from_slice(b"ddpm---judge");
-    ChaCha8Rng::from_seed(key)
+    keyed(b"ddpm---judge", seed, epoch, 0)
 }
 
 /// Reads a judge's file.
@@ -554,14 +549,11 @@ fn converted(
     tensors: Vec<burn_pack::Tensor>,
     dtype: DType,
 ) -> Result<Vec<burn_pack::Tensor>, JudgeError> {
-    let convert = |tensor: burn_pack::Tensor| {
-        let (name, from, shape, _, bytes) = tensor.into_parts().map_err(container)?;
-        if !matches!(from, DType::F16 | DType::F32) {
-            return Err(foreign(format!("{name} in {from:?}")));
-        }
-        let data = TensorData::from_bytes(bytes, shape, from).convert_dtype(dtype);
-        let (bytes, shape, dtype) = data.into_parts();
-        Ok(burn_pack::Tensor::new(name, dtype, shape, None, bytes))
+    let convert = |tensor| {
+        weights::converted(tensor, dtype).map_err(|error| match error {
+            WeightsError::Architecture(found) => foreign(found),
+            other => container(other),
+        })
     };
     tensors.into_iter().map(convert).collect()
 }

@@ -6,12 +6,13 @@
 //! | which device computes | `device.rs` |
 //! | Algorithm 1, step by step | [`Trainer`] in `train.rs` |
 //! | AdamW | `optimizer.rs` |
-//! | networks by name | `network.rs` |
+//! | networks by name, and what they cost | `network.rs` |
 //! | what a killed run goes on from | `checkpoint.rs` |
 //! | a run's folder: checkpoints, log, loss curve, grids | `run.rs`, `curve.rs` |
 //! | garments from weights, to PNG and NPY | `sample.rs`, `picture.rs` |
 //! | the classifier that looks at samples | `judge.rs` |
 //! | how good samples are | `evaluate.rs`, and the mathematics of it in `metrics.rs` |
+//! | figures as rows in Markdown | `table.rs` |
 //! | from a run to the page | `export.rs` |
 //! | real garments for the page, and their map | `page_data.rs` |
 //! | how often a branch keeps its run's class | `branches.rs` |
@@ -38,6 +39,7 @@ pub mod picture;
 pub mod progress;
 pub mod run;
 pub mod sample;
+pub mod table;
 pub mod train;
 
 pub use data::{Dataset, Split};

@@ -11,7 +11,7 @@ use fashion_ddpm::{
     Denoiser, Frame, Garment, GaussianDiffusion, ReverseProcess, Sampler, UNet,
     noise::PIXELS,
     sampler::{PlanError, Step, to_pixels},
-    weights::{self, WeightsError},
+    weights::{self, Metadata, Weights, WeightsError},
 };
 
 use crate::{
@@ -99,6 +99,73 @@ pub enum SampleError {
     File(#[from] FileError),
 }
 
+/// A weights file that has been read, and whose checksum holds. Whether a walk is possible can be
+/// asked before a device is opened.
+#[derive(Debug, Clone)]
+pub struct Source {
+    /// The file.
+    pub path: PathBuf,
+    /// Its content.
+    pub bytes: Vec<u8>,
+    /// What it says about itself.
+    pub metadata: Metadata,
+    /// Its own checksum.
+    pub sha256: String,
+    diffusion: GaussianDiffusion,
+}
+
+impl Source {
+    /// Reads the file named, or the index's default.
+    ///
+    /// # Errors
+    /// [`SampleError`] where there is none, or it is damaged.
+    pub fn read(named: Option<&Path>) -> Result<Self, SampleError> {
+        let path = match named {
+            Some(path) => path.to_owned(),
+            None => default_weights()?,
+        };
+        let bytes = files::read(&path)?;
+        let read = weights::read_metadata(&bytes).and_then(|(metadata, sha256)| {
+            let diffusion = metadata.diffusion()?;
+            Ok((metadata, sha256, diffusion))
+        });
+        match read {
+            Ok((metadata, sha256, diffusion)) => Ok(Self {
+                path,
+                bytes,
+                metadata,
+                sha256,
+                diffusion,
+            }),
+            Err(source) => Err(SampleError::Weights { path, source }),
+        }
+    }
+
+    /// The steps of a sampler; T for `ddpm`, [`FAST_STEPS`] for the others, where none are named.
+    ///
+    /// # Errors
+    /// [`PlanError`] where it cannot take so many.
+    pub fn plan(&self, sampler: Sampler, steps: Option<usize>) -> Result<Vec<Step>, PlanError> {
+        let schedule = &self.diffusion.schedule;
+        let steps = steps.unwrap_or(match sampler {
+            Sampler::Ddpm => schedule.timesteps(),
+            _ => FAST_STEPS.min(sampler.max_steps(schedule)),
+        });
+        sampler.plan(schedule, steps)
+    }
+
+    /// The network, on a device.
+    ///
+    /// # Errors
+    /// [`SampleError::Weights`] where the tensors are not the described network's.
+    pub fn load(&self, device: &Device) -> Result<Weights, SampleError> {
+        weights::decode(&self.bytes, device).map_err(|source| SampleError::Weights {
+            path: self.path.clone(),
+            source,
+        })
+    }
+}
+
 /// Computes garments and writes them.
 ///
 /// # Errors
@@ -123,29 +190,14 @@ pub fn sample(options: &Options) -> Result<(), SampleError> {
         Some(kind) if kind == "npy" => npy,
         _ => return Err(SampleError::Kind(options.out.clone())),
     };
-    let path = match &options.weights {
-        Some(path) => path.clone(),
-        None => default_weights()?,
-    };
-    let bytes = files::read(&path)?;
-    let broken = |source| {
-        let path = path.clone();
-        SampleError::Weights { path, source }
-    };
-    // The metadata alone tell whether the steps are possible; a device is opened after that.
-    let (metadata, _) = weights::read_metadata(&bytes).map_err(&broken)?;
-    let diffusion = metadata.diffusion().map_err(|error| broken(error.into()))?;
-    let schedule = &diffusion.schedule;
-    let steps = options.steps.unwrap_or(match options.sampler {
-        Sampler::Ddpm => schedule.timesteps(),
-        _ => FAST_STEPS.min(options.sampler.max_steps(schedule)),
-    });
-    let plan = options.sampler.plan(schedule, steps)?;
+    let source = Source::read(options.weights.as_deref())?;
+    let plan = source.plan(options.sampler, options.steps)?;
+    let steps = plan.len();
     let found = device::find(DeviceChoice::Auto)?;
     eprintln!("sampling on {}", found.describe());
-    let unet = weights::decode(&bytes, &found.device)
-        .map_err(&broken)?
-        .unet;
+    let Weights {
+        unet, diffusion, ..
+    } = source.load(&found.device)?;
     if let Some(folder) = &options.frames {
         files::create_folder(folder)?;
     }

@@ -395,10 +395,15 @@ impl Trainer {
         self.position.step == self.steps_per_epoch()
     }
 
+    /// What the next step draws.
+    pub(crate) fn next_batch(&self) -> Batch {
+        let Position { epoch, step, .. } = self.position;
+        Batch::draw(&self.config, &self.dataset, &self.order, epoch, step)
+    }
+
     /// One step of Algorithm 1, and of the average. Returns how many images it took.
     pub fn step(&mut self) -> usize {
-        let Position { epoch, step, .. } = self.position;
-        let batch = Batch::draw(&self.config, &self.dataset, &self.order, epoch, step);
+        let batch = self.next_batch();
         let count = batch.t.len();
         let tensor = |values: Vec<f32>| {
             let shape = [count, 1, IMAGE_SIZE, IMAGE_SIZE];
@@ -505,11 +510,15 @@ impl Trainer {
 }
 
 /// What a step draws.
-struct Batch {
-    x_0: Vec<f32>,
-    noise: Vec<f32>,
-    t: Vec<usize>,
-    labels: Vec<Option<Garment>>,
+pub(crate) struct Batch {
+    /// Images in [-1, 1], 784 numbers each.
+    pub(crate) x_0: Vec<f32>,
+    /// Standard normal, as many.
+    pub(crate) noise: Vec<f32>,
+    /// One timestep an image.
+    pub(crate) t: Vec<usize>,
+    /// One label an image, `None` where it was dropped.
+    pub(crate) labels: Vec<Option<Garment>>,
 }
 
 impl Batch {
@@ -553,12 +562,17 @@ fn order(seed: u32, epoch: u32, images: usize) -> Vec<u32> {
 
 /// The generator that belongs to a step, or, with the last number there is, to an epoch's order.
 fn generator(seed: u32, epoch: u32, step: u64) -> impl Rng {
+    keyed(b"ddpm-trainer", seed, epoch, step)
+}
+
+/// A generator that belongs to these numbers, and to what it is for, by a word that keeps its
+/// streams apart from all others.
+pub(crate) fn keyed(purpose: &[u8; 12], seed: u32, epoch: u32, step: u64) -> impl Rng + use<> {
     let mut key = [0u8; 32];
     key[0..4].copy_from_slice(&seed.to_le_bytes());
     key[4..8].copy_from_slice(&epoch.to_le_bytes());
     key[8..16].copy_from_slice(&step.to_le_bytes());
-    // Keeps these streams apart from those of a picture's noise.
-    key[20..32].copy_from_slice(b"ddpm-trainer");
+    key[20..32].copy_from_slice(purpose);
     ChaCha8Rng::from_seed(key)
 }
 

@@ -12,18 +12,20 @@ use std::{
 
 use burn::{
     module::{Module, ModuleVisitor, Param},
-    tensor::Tensor,
+    tensor::{Bytes, Tensor},
 };
+use burn_pack::{Reader, Writer};
 use fashion_ddpm::{
     Frame, Garment, Sampler, UNet,
     noise::PIXELS,
-    weights::{Index, decode},
+    weights::{Index, checksum, decode},
 };
 use flate2::{Compression, write::GzEncoder};
 use tempfile::{TempDir, tempdir};
 use trainer::{
     Dataset, Split, Trainer, checkpoint,
     evaluate::Report,
+    network::NetworkFigures,
     sample::{Walk, walk},
 };
 
@@ -737,6 +739,29 @@ fn samples_and_other_images_are_judged_alike() {
     assert_eq!(given.samples[0].precision, given.beside[0].precision);
 }
 
+/// A weights file with its metadata and tensors (name and bytes) changed, and the checksum that
+/// belongs to what became of it.
+fn repacked(file: &[u8], change: impl Fn(&mut String, (&str, &mut Vec<u8>))) -> Vec<u8> {
+    let reader = Reader::from_bytes(Bytes::from_bytes_vec(file.to_vec())).unwrap();
+    let strings = reader.metadata().clone();
+    let mut metadata = strings["metadata"].clone();
+    let tensors = reader.into_tensors().unwrap().into_iter().map(|tensor| {
+        let (name, dtype, shape, _, bytes) = tensor.into_parts().unwrap();
+        let mut bytes = bytes.to_vec();
+        change(&mut metadata, (&name, &mut bytes));
+        let bytes = Bytes::from_bytes_vec(bytes);
+        burn_pack::Tensor::new(name, dtype, shape, None, bytes)
+    });
+    let tensors: Vec<burn_pack::Tensor> = tensors.collect();
+    let sha256 = checksum(&metadata, &tensors).unwrap();
+    let bytes = Writer::new(tensors)
+        .with_metadata("format_version", &strings["format_version"])
+        .with_metadata("metadata", &metadata)
+        .with_metadata("sha256", &sha256)
+        .into_bytes();
+    bytes.unwrap().to_vec()
+}
+
 #[test]
 fn what_cannot_be_judged_is_refused() {
     let (folder, weights) = weights();
@@ -762,6 +787,39 @@ fn what_cannot_be_judged_is_refused() {
     // A judge is a burnpack file too, but of another network.
     let judge = Path::new(env!("CARGO_MANIFEST_DIR")).join("judge/judge.bpk");
     refused(&["--weights", text(&judge)], "judge.bpk");
+    // Files of ours, whole and with a true checksum, that describe another network than they hold,
+    // or hold no numbers.
+    let other = path("other.bpk");
+    let bytes = std::fs::read(&weights).unwrap();
+    let changed = repacked(&bytes, |metadata, _| {
+        *metadata = metadata.replace(r#""channels":[16]"#, r#""channels":[32]"#);
+    });
+    std::fs::write(&other, changed).unwrap();
+    refused(
+        &["--weights", text(&other), "--count", "20"],
+        "expected the tensors of the network",
+    );
+    let no_numbers = path("nan.bpk");
+    let changed = repacked(&bytes, |_, tensor| {
+        if tensor.0 == "head.bias" {
+            tensor.1.fill(0x7e);
+        }
+    });
+    std::fs::write(&no_numbers, changed).unwrap();
+    let walk = [
+        "--sampler",
+        "ddim",
+        "--steps",
+        "2",
+        "--device",
+        "cpu",
+        "--count",
+        "20",
+    ];
+    refused(
+        &[&["--weights", text(&no_numbers)][..], &walk].concat(),
+        "are no numbers",
+    );
     let copy = path("unlisted.bpk");
     std::fs::copy(&weights, &copy).unwrap();
     refused(
@@ -788,6 +846,115 @@ fn what_cannot_be_judged_is_refused() {
         ],
         "t10k",
     );
+}
+
+/// What networks cost, as a table and as JSON; and both kinds of figures as rows in Markdown.
+#[test]
+fn networks_are_measured_and_tabulated() {
+    let (folder, weights) = weights();
+    let data = data_folder();
+    let path = |name: &str| folder.path().join(name);
+    let measured = path("networks.json");
+    let names = [
+        "unshuffle=4,channels=16,blocks=1,attention=none",
+        "unshuffle=4,channels=8",
+    ];
+    let quick = [
+        "--rounds",
+        "2",
+        "--seconds",
+        "0.01",
+        "--batch-size",
+        "4",
+        "--device",
+        "cpu",
+    ];
+    let common = ["--data", text(data.path()), "--out", text(&measured)];
+    let output = run(&[&["network"][..], &names, &quick, &common].concat());
+    assert!(output.status.success(), "{output:?}");
+    let table = String::from_utf8(output.stdout).unwrap();
+    let json = std::fs::read(&measured).unwrap();
+    let figures: Vec<NetworkFigures> = serde_json::from_slice(&json).unwrap();
+    assert_eq!(figures.len(), 2);
+    assert_eq!(figures[0].name, names[0]);
+    assert_eq!(figures[0].parameters, 129_168);
+    let there = std::fs::metadata(&weights).unwrap().len();
+    // The words about the data set are of different length.
+    assert!(
+        figures[0].bytes.abs_diff(there as usize) < 300,
+        "{}",
+        figures[0].bytes
+    );
+    for network in &figures {
+        assert!(table.contains(&network.name) && network.multiplications > 100_000);
+        for speed in [network.forward, network.training] {
+            assert!(0.0 < speed.least && speed.least <= speed.median);
+            assert!(speed.median <= speed.most && speed.most.is_finite());
+        }
+    }
+
+    let walk = [
+        "--sampler",
+        "ddim",
+        "--steps",
+        "2",
+        "--device",
+        "cpu",
+        "--count",
+        "20",
+    ];
+    let out = path("figures");
+    let common = [
+        "--unconditional",
+        "0",
+        "--data",
+        text(data.path()),
+        "--out",
+        text(&out),
+    ];
+    let subject = ["evaluate", "--weights", text(&weights)];
+    let output = run(&[&subject[..], &walk, &common].concat());
+    assert!(output.status.success(), "{output:?}");
+    let evaluation = out.join("evaluation.json");
+    let rows = |arguments: &[&str]| {
+        let output = run(&[&["table"][..], arguments].concat());
+        assert!(output.status.success(), "{output:?}");
+        let text = String::from_utf8(output.stdout).unwrap();
+        let pipes = text.lines().map(|line| line.matches('|').count());
+        assert!(pipes.clone().all(|n| n == 12), "{text}");
+        text
+    };
+    let table = rows(&[text(&evaluation)]);
+    assert!(
+        table.contains("epoch 1, ddim 2 eta 0.0: samples | 20 |"),
+        "{table}"
+    );
+    assert!(table.contains("| mirrored | 20 |"), "{table}");
+    assert_eq!(table.lines().count(), 2 + 1 + 6);
+    let table = rows(&["--networks", text(&measured), text(&evaluation)]);
+    let row = table.lines().find(|line| line.contains(names[0])).unwrap();
+    assert!(
+        row.contains("| 129168 |") && row.contains("ddim 2"),
+        "{row}"
+    );
+    assert!(
+        table
+            .lines()
+            .last()
+            .unwrap()
+            .ends_with("| - | - | - | - | - |"),
+        "{table}"
+    );
+
+    assert_refused(&["table"], "--networks");
+    assert_refused(&["table", text(&measured)], "evaluation.json");
+    assert_refused(
+        &["table", "--networks", text(&evaluation)],
+        "trainer network",
+    );
+    assert_refused(&["network", "depth=3"], "depth=3");
+    assert_refused(&["network", "--twin", "3"], "--out");
+    assert_refused(&["network", "--seconds", "-1"], "0 to 3600");
 }
 
 #[test]
