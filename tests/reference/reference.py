@@ -54,9 +54,8 @@ def cbor(data, at=0):
     return (items if major == 4 else dict(zip(items[::2], items[1::2]))), at
 
 
-def read_weights(path):
-    """Tensors by name, in f64, and the metadata."""
-    data = path.read_bytes()
+def read_container(data):
+    """Tensors by name, in f64, and the strings beside them."""
     magic, version, size = struct.unpack_from("<IHI", data)
     assert (magic, version) == (0x4255524E, 1), "not a burnpack file of version 1"
     header, _ = cbor(data, 10)
@@ -67,7 +66,14 @@ def read_weights(path):
         dtype = {"F16": "<f2", "F32": "<f4"}[entry["dtype"]]
         values = np.frombuffer(data[start + first : start + last], dtype)
         tensors[name] = values.astype(np.float64).reshape(entry["shape"])
-    return tensors, json.loads(header["metadata"]["metadata"]), hashlib.sha256(data).digest()
+    return tensors, header["metadata"]
+
+
+def read_weights(path):
+    """Tensors by name, in f64, the metadata, and the file's SHA-256."""
+    data = path.read_bytes()
+    tensors, strings = read_container(data)
+    return tensors, json.loads(strings["metadata"]), hashlib.sha256(data).digest()
 
 
 # ---------------------------------------------------------------- the network
