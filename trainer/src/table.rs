@@ -239,13 +239,15 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("x.json");
         assert!(
-            evaluations(&[path.clone()])
+            evaluations(std::slice::from_ref(&path))
                 .unwrap_err()
                 .to_string()
                 .contains("cannot read")
         );
         std::fs::write(&path, "{}").unwrap();
-        let error = evaluations(&[path.clone()]).unwrap_err().to_string();
+        let error = evaluations(std::slice::from_ref(&path))
+            .unwrap_err()
+            .to_string();
         assert!(
             error.contains("x.json") && error.contains("evaluate"),
             "{error}"
