@@ -354,18 +354,18 @@ fn sandwich<const M: usize, const N: usize>(
     for j in 0..N {
         let column: [Lanes; N] = array::from_fn(|i| v(i, j));
         for lane in 0..LANES {
-            let results = multiply(array::from_fn(|i| column[i][lane]));
-            for i in 0..M {
-                half[i][j][lane] = results[i];
+            let results = multiply(column.each_ref().map(|v| v[lane]));
+            for (half, result) in half.iter_mut().zip(results) {
+                half[j][lane] = result;
             }
         }
     }
     let mut full = [[[0.0; LANES]; M]; M];
-    for i in 0..M {
+    for (full, half) in full.iter_mut().zip(&half) {
         for lane in 0..LANES {
-            let results = multiply(array::from_fn(|j| half[i][j][lane]));
-            for j in 0..M {
-                full[i][j][lane] = results[j];
+            let results = multiply(half.each_ref().map(|v| v[lane]));
+            for (full, result) in full.iter_mut().zip(results) {
+                full[lane] = result;
             }
         }
     }

@@ -271,8 +271,9 @@ fn the_same_seed_is_the_same_picture_in_any_batch() {
         for image in 0..5 {
             let alone = run(image..image + 1);
             let together = &all[image as usize * PIXELS..][..PIXELS];
+            // A batch is computed in another order than one image; a level of 255 is 8e-3.
             assert!(
-                distance(&alone, together) < 1e-4,
+                distance(&alone, together) < 1e-3,
                 "{sampler:?}, image {image}"
             );
             let pixels = to_pixels(&alone).into_iter().zip(to_pixels(together));
