@@ -6,6 +6,11 @@
 //! dozen passes over memory. So [`conv2d`] and [`group_norm_silu`] bring their own on that backend
 //! and use Burn's everywhere else.
 //!
+//! In a browser it is the number of launches that a GPU waits for. [`conv2d_around`],
+//! [`concat_group_norm_silu`], [`attention`] and [`reverse_step`] each do in one launch what surrounds
+//! an operation in the network (feature `cubecl`), and a [`Recording`] issues all launches of a step
+//! at once, on the memory of a [`Resident`].
+//!
 //! This is the only crate that names backends. The rest of the workspace sees plain functions on
 //! tensors; [`plain`] holds the same functions in Burn's own operations: the specification our own
 //! are tested against, and what runs where we have nothing better.
@@ -17,19 +22,24 @@
 
 use burn::{
     backend::{Backend, Dispatch, DispatchDevice, backend_extension, tensor::FloatTensor},
-    tensor::{DType, Device, Tensor},
+    tensor::{DType, Device, Int, Tensor},
 };
 
 mod conv2d;
+#[cfg(feature = "cubecl")]
+mod cube;
 mod group_norm;
 mod matrix;
 mod parallel;
 pub mod plain;
 mod primitive;
+mod resident;
 mod simd;
-#[cfg(all(test, feature = "train"))]
+#[cfg(all(test, any(feature = "train", feature = "cubecl")))]
 mod testing;
 mod winograd;
+
+pub use resident::{COEFFICIENTS, Resident, ResidentShape};
 
 /// The CPU, in Burn's backend for it ("Flex").
 pub fn cpu() -> Device {
@@ -98,6 +108,262 @@ pub fn group_norm_silu(
         epsilon,
         activate,
     ))
+}
+
+/// What surrounds a convolution in a U-Net. A GPU does it all in the launch of the convolution.
+#[derive(Debug, Clone)]
+pub struct Around {
+    /// How often the batch is taken, once after the other.
+    pub repeat: usize,
+    /// Places of the input from one place of the output to the next.
+    pub stride: usize,
+    /// Every pixel becomes a square of so many, before the convolution.
+    pub upsample: usize,
+    /// Squares of so many pixels become channels, before the convolution ("space to depth").
+    pub fold: usize,
+    /// Channels become squares of so many pixels, last of all.
+    pub unfold: usize,
+    /// Added to the channels.
+    pub shifts: Option<Shifts>,
+    /// Added to the result.
+    pub residual: Option<Tensor<4>>,
+    /// Convolved with a 1 x 1 kernel and added to the result.
+    pub shortcut: Option<Shortcut>,
+}
+
+impl Default for Around {
+    /// Nothing but the convolution.
+    fn default() -> Self {
+        Self {
+            repeat: 1,
+            stride: 1,
+            upsample: 1,
+            fold: 1,
+            unfold: 1,
+            shifts: None,
+            residual: None,
+            shortcut: None,
+        }
+    }
+}
+
+/// A row of a table for each image, some columns of which are added to the image's channels.
+#[derive(Debug, Clone)]
+pub struct Shifts {
+    /// `[rows, columns]`.
+    pub table: Tensor<2>,
+    /// Which row, `[images]`. Without, image i takes row i, or all take the only one.
+    pub rows: Option<Tensor<1, Int>>,
+    /// The column of the first channel.
+    pub first: usize,
+}
+
+/// The short way around a residual block.
+#[derive(Debug, Clone)]
+pub struct Shortcut {
+    /// `[batch, channels, height, width]`.
+    pub x: Tensor<4>,
+    /// More channels of the same places.
+    pub concat: Option<Tensor<4>>,
+    /// `[channels_out, channels of both, 1, 1]`.
+    pub weight: Tensor<4>,
+}
+
+/// [`conv2d`] with an odd kernel and a padding of half of it, and what surrounds it.
+///
+/// # Shapes
+/// - `x`: `[batch, channels_in / fold^2, height, width]`
+/// - `weight`: `[channels_out, channels_in, k, k]`
+/// - `bias`: `[channels_out]`
+/// - `residual`, result: `[batch repeat, channels_out / unfold^2, ...]`
+pub fn conv2d_around(
+    x: Tensor<4>,
+    weight: Tensor<4>,
+    bias: Option<Tensor<1>>,
+    around: Around,
+) -> Tensor<4> {
+    #[cfg(feature = "cubecl")]
+    if cube::runs_on(&x.device(), x.dtype())
+        && let Some(y) = cube::conv2d(&x, &weight, bias.as_ref(), &around)
+    {
+        return y;
+    }
+    plain::around_a_convolution(conv2d, x, weight, bias, around)
+}
+
+/// [`group_norm_silu`] of the channels of `a`, then those of `b`, as one.
+pub fn concat_group_norm_silu(
+    a: Tensor<4>,
+    b: Option<Tensor<4>>,
+    gamma: Tensor<1>,
+    beta: Tensor<1>,
+    groups: usize,
+    epsilon: f64,
+    activate: bool,
+) -> Tensor<4> {
+    #[cfg(feature = "cubecl")]
+    if cube::runs_on(&a.device(), a.dtype()) {
+        return cube::group_norm_silu(a, b, gamma, beta, groups, epsilon, activate);
+    }
+    let x = match b {
+        Some(b) => Tensor::cat(vec![a, b], 1),
+        None => a,
+    };
+    group_norm_silu(x, gamma, beta, groups, epsilon, activate)
+}
+
+/// The channels of two tensors one after the other, for [`concat_group_norm_silu`] and
+/// [`Shortcut`]: still apart on a device that joins them as it reads.
+pub fn concat(a: Tensor<4>, b: Tensor<4>) -> (Tensor<4>, Option<Tensor<4>>) {
+    if replays(&a.device()) {
+        return (a, Some(b));
+    }
+    (Tensor::cat(vec![a, b], 1), None)
+}
+
+/// Self-attention with one head over all places of an image, its projection, and the way around it:
+/// x + W (V softmax(Q^T K / sqrt(channels))^T) + b.
+///
+/// # Shapes
+/// - `x`, result: `[batch, channels, height, width]`
+/// - `qkv`: `[batch, 3 channels, height, width]`, Q then K then V
+/// - `weight`: `[channels, channels, 1, 1]`; `bias`: `[channels]`
+pub fn attention(x: Tensor<4>, qkv: Tensor<4>, weight: Tensor<4>, bias: Tensor<1>) -> Tensor<4> {
+    #[cfg(feature = "cubecl")]
+    if cube::runs_on(&x.device(), x.dtype())
+        && let Some(y) = cube::attention(&x, &qkv, &weight, &bias)
+    {
+        return y;
+    }
+    plain::attention_by(conv2d, x, qkv, weight, bias)
+}
+
+/// The same weight, laid out in memory once and for all as this device's convolution reads it.
+pub fn resident_weight(weight: Tensor<4>) -> Tensor<4> {
+    #[cfg(feature = "cubecl")]
+    if cube::runs_on(&weight.device(), weight.dtype()) {
+        return cube::resident_weight(weight);
+    }
+    weight
+}
+
+/// Says whether the adapters of this process are software: a CPU that pretends to be a GPU. Threads
+/// of a group take turns there, and every barrier costs more than the work between two of them: the
+/// kernels then do without. The results are the same within rounding.
+pub fn on_software(yes: bool) {
+    #[cfg(feature = "cubecl")]
+    cube::on_software(yes);
+    #[cfg(not(feature = "cubecl"))]
+    let _ = yes;
+}
+
+/// Whether steps can be recorded on this device, and issued again as a whole.
+pub fn replays(device: &Device) -> bool {
+    #[cfg(feature = "cubecl")]
+    return cube::runs_on(device, DType::F32);
+    #[cfg(not(feature = "cubecl"))]
+    {
+        let _ = device;
+        false
+    }
+}
+
+/// A step's last act: what the network predicts becomes the next state (see `fashion_ddpm::sampler`
+/// for the equations), x_t and the predicted noise go to the log, and the counters move on.
+///
+/// # Shapes
+/// - `prediction`: `[images, 1, height, width]`, or twice as many where guidance is on
+///
+/// # Panics
+/// On a device that does not replay: there is no [`Resident`] for it.
+pub fn reverse_step(prediction: Tensor<4>, state: &Resident) {
+    #[cfg(feature = "cubecl")]
+    cube::reverse_step(prediction, state);
+    #[cfg(not(feature = "cubecl"))]
+    no_resident((prediction, state));
+}
+
+/// Overwrites a tensor of a [`Resident`] in place.
+///
+/// # Panics
+/// If the shapes differ, or on a device that does not replay.
+pub fn assign<const D: usize>(target: &Tensor<D>, source: Tensor<D>) {
+    #[cfg(feature = "cubecl")]
+    cube::assign(target, source);
+    #[cfg(not(feature = "cubecl"))]
+    no_resident((target, source));
+}
+
+/// [`assign`] for integers.
+///
+/// # Panics
+/// As it does.
+pub fn assign_integers(target: &Tensor<1, Int>, source: Tensor<1, Int>) {
+    #[cfg(feature = "cubecl")]
+    cube::assign_integers(target, source);
+    #[cfg(not(feature = "cubecl"))]
+    no_resident((target, source));
+}
+
+/// Some entries of the first dimension of a [`Resident`]'s tensor, for reading: the same memory,
+/// without a launch.
+///
+/// # Panics
+/// If there are not so many, or on a device that does not replay.
+pub fn rows<const D: usize>(x: &Tensor<D>, first: usize, count: usize) -> Tensor<D> {
+    #[cfg(feature = "cubecl")]
+    return cube::rows(x, first, count);
+    #[cfg(not(feature = "cubecl"))]
+    no_resident((x, first, count))
+}
+
+#[cfg(not(feature = "cubecl"))]
+fn no_resident<T>(_: T) -> ! {
+    unreachable!("without kernels that replay there is no `Resident`")
+}
+
+/// A sequence of launches, recorded once.
+pub struct Recording {
+    #[cfg(feature = "cubecl")]
+    graph: cube::Graph,
+}
+
+impl std::fmt::Debug for Recording {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Recording").finish_non_exhaustive()
+    }
+}
+
+impl Recording {
+    /// Runs `work` once in earnest, so that all it needs is compiled and allocated, and once more
+    /// only on paper.
+    ///
+    /// # Errors
+    /// The device's complaint, where it does not replay.
+    pub fn of(device: &Device, work: impl FnMut()) -> Result<Self, String> {
+        #[cfg(feature = "cubecl")]
+        return cube::Graph::capture(device, work).map(|graph| Self { graph });
+        #[cfg(not(feature = "cubecl"))]
+        {
+            let _ = (device, work);
+            Err("this build has no kernels that replay".to_owned())
+        }
+    }
+
+    /// Issues the launches once more, on the memory they were recorded with.
+    ///
+    /// # Safety
+    /// Every tensor that the recorded work did not make itself must still be alive.
+    ///
+    /// # Errors
+    /// The device's complaint.
+    pub unsafe fn replay(&self) -> Result<(), String> {
+        #[cfg(feature = "cubecl")]
+        // SAFETY: the caller's promise.
+        return unsafe { self.graph.replay() };
+        #[cfg(not(feature = "cubecl"))]
+        no_resident(self)
+    }
 }
 
 /// Whether `x` is where our own operations are: f32 on the CPU, under autodiff only with `train`.

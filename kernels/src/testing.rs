@@ -4,6 +4,7 @@ use burn::tensor::Tensor;
 
 /// The result of `operation` on flat inputs, and the gradient for each of them, for a loss that
 /// weighs each value of the result by `pull`.
+#[cfg(feature = "train")]
 pub(crate) fn run(
     operation: impl Fn(&[Tensor<1>]) -> Tensor<4>,
     inputs: &[Vec<f32>],

@@ -1,0 +1,531 @@
+//! The convolution on the GPU: whatever surrounds it in the network is read or written on the way.
+//!
+//! A group of threads computes a row of y, of some channels of one image. Each thread holds
+//! [`SEGMENT`] neighbouring places of up to four channels, so that a value of x serves four products
+//! and a weight seven. Neighbouring threads take neighbouring channels: their weights are neighbours
+//! in memory, and their values of x are the same.
+//!
+//! On a GPU a group keeps what it sees of x in shared memory, zeros around it included; for a network
+//! as narrow as ours these are most often all channels at once. The input channels are dealt out to
+//! `slices` of the threads, which keeps a GPU busy even with a single image; the slices' sums are
+//! added in the end. Software pays for every barrier more than for all the products between two of
+//! them: there each thread works [`alone`](Tile::alone), straight from x, and the groups are small.
+
+use cubecl::prelude::*;
+
+/// Places in a row that one thread computes. Every width of the network is a multiple of it.
+pub(super) const SEGMENT: usize = 7;
+
+/// Values that the shared memory of every WebGPU device holds.
+const SHARED: usize = 16_384 / 4;
+
+/// Threads of a group, at most: what every WebGPU device has.
+const THREADS: usize = 256;
+
+/// The lengths of one convolution, and how it is cut into groups of threads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Tile {
+    pub(super) channels_in: usize,
+    /// Height and width of x, before it is folded or doubled.
+    pub(super) size_in: [usize; 2],
+    pub(super) channels_out: usize,
+    /// Height and width of y, before it is unfolded.
+    pub(super) size_out: [usize; 2],
+    pub(super) kernel: usize,
+    pub(super) stride: usize,
+    pub(super) upsample: usize,
+    pub(super) fold: usize,
+    pub(super) unfold: usize,
+    /// Images of x, where y has more: image i of y is made of image i modulo this. Else 0: a batch of
+    /// another length needs no other kernel.
+    pub(super) images_in: usize,
+    /// Channels of the two halves of the shortcut; 0 where there is none.
+    pub(super) shortcut: [usize; 2],
+    /// Rows and columns of the table of shifts; 1 row where a list says which is whose.
+    pub(super) shifts: [usize; 2],
+    /// Threads side by side, each with its own channels of y.
+    pub(super) lanes: usize,
+    /// Channels of y of one thread, `lanes` apart.
+    pub(super) channels: usize,
+    /// Threads that share the sums of one place and channel.
+    pub(super) slices: usize,
+    /// Whether no thread waits for another.
+    pub(super) alone: bool,
+}
+
+impl Tile {
+    /// Cuts the work; `None` where a row does not fit the shared memory.
+    pub(super) fn cut(mut self) -> Option<Self> {
+        let divides = |n: usize| self.channels_out.is_multiple_of(n);
+        self.lanes = [16, 8, 4, 2, 1].into_iter().find(|&n| divides(n))?;
+        self.channels = [4, 2, 1].into_iter().find(|&n| divides(n * self.lanes))?;
+        self.slices = 1;
+        if self.alone {
+            return Some(self);
+        }
+        while self.fits(2 * self.slices) {
+            self.slices *= 2;
+        }
+        self.fits(self.slices).then_some(self)
+    }
+
+    fn fits(&self, slices: usize) -> bool {
+        let next = Self { slices, ..*self };
+        next.threads() <= THREADS
+            && (slices == 1 || slices <= self.channels_in)
+            && slices * next.plane().max(self.size_out[1]) <= SHARED
+            && next.threads() * SEGMENT <= SHARED
+    }
+
+    pub(super) fn threads(&self) -> usize {
+        self.slice() * self.slices
+    }
+
+    /// Threads of one slice.
+    fn slice(&self) -> usize {
+        self.segments() * self.lanes
+    }
+
+    fn segments(&self) -> usize {
+        self.size_out[1] / SEGMENT
+    }
+
+    /// Channels of y of one group of threads.
+    pub(super) fn block(&self) -> usize {
+        self.lanes * self.channels
+    }
+
+    /// Columns of x that a group of threads sees.
+    fn columns(&self) -> usize {
+        (self.size_out[1] - 1) * self.stride + self.kernel
+    }
+
+    /// Values in a row that a thread sees.
+    fn seen(&self) -> usize {
+        (SEGMENT - 1) * self.stride + self.kernel
+    }
+
+    /// Values of x that a group of threads sees of one channel.
+    fn plane(&self) -> usize {
+        self.kernel * self.columns()
+    }
+
+    /// Channels that the shared memory holds at a time, of so many with so many values each.
+    fn staged(&self, channels: usize, plane: usize) -> usize {
+        let most = SHARED / plane / self.slices;
+        most.min(channels.div_ceil(self.slices)) * self.slices
+    }
+
+    fn staged_in(&self) -> usize {
+        self.staged(self.channels_in, self.plane())
+    }
+
+    fn staged_shortcut(&self) -> usize {
+        self.staged(self.shortcut_channels(), self.size_out[1])
+    }
+
+    /// Values that the shared memory holds: the stages, then the sums.
+    fn slab(&self) -> usize {
+        if self.alone {
+            return self.threads() * SEGMENT;
+        }
+        let shortcut = self.staged_shortcut() * self.size_out[1];
+        let stages = (self.staged_in() * self.plane()).max(shortcut);
+        stages.max(self.threads() * SEGMENT)
+    }
+
+    fn height(&self) -> usize {
+        self.size_out[0]
+    }
+
+    fn width(&self) -> usize {
+        self.size_out[1]
+    }
+
+    fn height_in(&self) -> usize {
+        self.size_in[0]
+    }
+
+    fn width_in(&self) -> usize {
+        self.size_in[1]
+    }
+
+    fn shortcut_first(&self) -> usize {
+        self.shortcut[0]
+    }
+
+    fn shortcut_second(&self) -> usize {
+        self.shortcut[1]
+    }
+
+    fn shortcut_channels(&self) -> usize {
+        self.shortcut[0] + self.shortcut[1]
+    }
+
+    fn shift_rows(&self) -> usize {
+        self.shifts[0]
+    }
+
+    fn shift_columns(&self) -> usize {
+        self.shifts[1]
+    }
+}
+
+/// See [`crate::conv2d_around`]. `weight` is `[channels_in, kernel, kernel, channels_out]` in memory,
+/// and so is `shortcut_weight`. Our columns of the table of shifts begin at `first_shift`: no constant,
+/// or every block of the network would have kernels of its own to compile.
+#[allow(clippy::too_many_arguments)]
+#[cube(launch_unchecked)]
+pub(super) fn conv2d(
+    x: &[f32],
+    weight: &[f32],
+    bias: ComptimeOption<&[f32]>,
+    shifts: ComptimeOption<&[f32]>,
+    shift_rows: ComptimeOption<&[i32]>,
+    residual: ComptimeOption<&[f32]>,
+    shortcut_a: ComptimeOption<&[f32]>,
+    shortcut_b: ComptimeOption<&[f32]>,
+    shortcut_weight: ComptimeOption<&[f32]>,
+    y: &mut [f32],
+    first_shift: u32,
+    #[comptime] tile: Tile,
+) {
+    let height = comptime!(tile.height());
+    let width = comptime!(tile.width());
+    let channels_out = comptime!(tile.channels_out);
+    let lanes = comptime!(tile.lanes);
+    let slices = comptime!(tile.slices);
+    let threads = comptime!(tile.threads());
+
+    let unit = UNIT_POS as usize;
+    let lane = unit % lanes;
+    let segment = (unit / lanes) % comptime!(tile.segments());
+    let slice = unit / comptime!(tile.slice());
+    let first_channel = CUBE_POS_X as usize * comptime!(tile.block());
+    let line = CUBE_POS_Y as usize;
+    let image = CUBE_POS_Z as usize;
+
+    let mut slab = Shared::<[f32]>::new_slice(comptime!(tile.slab()));
+    let mut sums = Array::<f32>::new(comptime!(tile.channels * SEGMENT));
+    #[unroll]
+    for i in 0..comptime!(tile.channels * SEGMENT) {
+        sums[i] = 0.0f32;
+    }
+
+    let kernel = comptime!(tile.kernel);
+    let channels_in = comptime!(tile.channels_in);
+    let rest = first_channel + lane;
+    if comptime!(tile.alone) {
+        for channel in 0..channels_in {
+            let weights = channel * (kernel * kernel * channels_out) + rest;
+            for i in 0..kernel {
+                let mut seen = Array::<f32>::new(comptime!(tile.seen()));
+                let at_column = segment * comptime!(SEGMENT * tile.stride);
+                let at_line = line * comptime!(tile.stride) + i;
+                #[unroll]
+                for j in 0..comptime!(tile.seen()) {
+                    seen[j] = look(x, image, channel, at_line, at_column + j, tile);
+                }
+                let weights = weights + i * (kernel * channels_out);
+                multiply(
+                    weight,
+                    &mut sums,
+                    &seen,
+                    weights,
+                    kernel,
+                    comptime!(tile.stride),
+                    tile,
+                );
+            }
+        }
+    } else {
+        let columns = comptime!(tile.columns());
+        let plane = comptime!(tile.plane());
+        let staged = comptime!(tile.staged_in());
+        // Each thread takes one place in the window, of every so manieth channel.
+        let teams = comptime!(usize::max(tile.threads() / tile.plane(), 1));
+        for stage in 0..comptime!(tile.channels_in.div_ceil(tile.staged_in())) {
+            sync_cube();
+            let first = stage * staged;
+            let mut team = 0usize;
+            let mut at = unit;
+            if comptime!(tile.threads() > tile.plane()) {
+                team = unit / plane;
+                at = unit % plane;
+            }
+            if team < teams {
+                while at < plane {
+                    let at_line = line * comptime!(tile.stride) + at / columns;
+                    let at_column = at % columns;
+                    let mut c = team;
+                    while c < staged {
+                        let mut found = 0.0f32;
+                        if first + c < channels_in {
+                            found = look(x, image, first + c, at_line, at_column, tile);
+                        }
+                        slab[c * plane + at] = found;
+                        c += teams;
+                    }
+                    at += threads;
+                }
+            }
+            sync_cube();
+            for round in 0..comptime!(tile.staged_in() / tile.slices) {
+                let c = round * slices + slice;
+                // Beyond the last channel the slab is 0, whatever weight that meets.
+                let channel = clamp_max(first + c, channels_in - 1);
+                let weights = channel * (kernel * kernel * channels_out) + rest;
+                let from = c * plane + segment * comptime!(SEGMENT * tile.stride);
+                for i in 0..kernel {
+                    let mut seen = Array::<f32>::new(comptime!(tile.seen()));
+                    #[unroll]
+                    for j in 0..comptime!(tile.seen()) {
+                        seen[j] = slab[from + i * columns + j];
+                    }
+                    let weights = weights + i * (kernel * channels_out);
+                    multiply(
+                        weight,
+                        &mut sums,
+                        &seen,
+                        weights,
+                        kernel,
+                        comptime!(tile.stride),
+                        tile,
+                    );
+                }
+            }
+        }
+    }
+
+    #[comptime]
+    if let ComptimeOption::Some(shortcut_weight) = shortcut_weight {
+        let a = comptime!(tile.shortcut_first());
+        let both = comptime!(tile.shortcut_channels());
+        let plane = height * width;
+        let at = line * width + segment * SEGMENT;
+        if comptime!(tile.alone) {
+            for channel in 0..a {
+                let mut seen = Array::<f32>::new(SEGMENT);
+                #[comptime]
+                if let ComptimeOption::Some(shortcut_a) = shortcut_a {
+                    let from = (image * a + channel) * plane + at;
+                    #[unroll]
+                    for p in 0..SEGMENT {
+                        seen[p] = shortcut_a[from + p];
+                    }
+                }
+                let weights = channel * channels_out + rest;
+                multiply(
+                    shortcut_weight,
+                    &mut sums,
+                    &seen,
+                    weights,
+                    1usize,
+                    1usize,
+                    tile,
+                );
+            }
+            for channel in 0..comptime!(tile.shortcut_second()) {
+                let mut seen = Array::<f32>::new(SEGMENT);
+                #[comptime]
+                if let ComptimeOption::Some(shortcut_b) = shortcut_b {
+                    let from = (image * (both - a) + channel) * plane + at;
+                    #[unroll]
+                    for p in 0..SEGMENT {
+                        seen[p] = shortcut_b[from + p];
+                    }
+                }
+                let weights = (a + channel) * channels_out + rest;
+                multiply(
+                    shortcut_weight,
+                    &mut sums,
+                    &seen,
+                    weights,
+                    1usize,
+                    1usize,
+                    tile,
+                );
+            }
+        } else {
+            let staged = comptime!(tile.staged_shortcut());
+            for stage in 0..comptime!(tile.shortcut_channels().div_ceil(tile.staged_shortcut())) {
+                sync_cube();
+                let first = stage * staged;
+                let mut i = unit;
+                while i < comptime!(tile.staged_shortcut() * tile.width()) {
+                    let channel = first + i / width;
+                    let at = line * width + i % width;
+                    let mut found = 0.0f32;
+                    if channel < a {
+                        #[comptime]
+                        if let ComptimeOption::Some(shortcut_a) = shortcut_a {
+                            found = shortcut_a[(image * a + channel) * plane + at];
+                        }
+                    } else if channel < both {
+                        #[comptime]
+                        if let ComptimeOption::Some(shortcut_b) = shortcut_b {
+                            found = shortcut_b[(image * (both - a) + channel - a) * plane + at];
+                        }
+                    }
+                    slab[i] = found;
+                    i += threads;
+                }
+                sync_cube();
+                for round in 0..comptime!(tile.staged_shortcut() / tile.slices) {
+                    let c = round * slices + slice;
+                    let channel = clamp_max(first + c, both - 1);
+                    let mut seen = Array::<f32>::new(SEGMENT);
+                    #[unroll]
+                    for p in 0..SEGMENT {
+                        seen[p] = slab[c * width + segment * SEGMENT + p];
+                    }
+                    let weights = channel * channels_out + rest;
+                    multiply(
+                        shortcut_weight,
+                        &mut sums,
+                        &seen,
+                        weights,
+                        1usize,
+                        1usize,
+                        tile,
+                    );
+                }
+            }
+        }
+    }
+
+    // The slices lay down their sums, and each thread adds those of some places.
+    #[unroll]
+    for c in 0..comptime!(tile.channels) {
+        if comptime!(!tile.alone) {
+            sync_cube();
+        }
+        #[unroll]
+        for p in 0..SEGMENT {
+            slab[unit * SEGMENT + p] = sums[c * SEGMENT + p];
+        }
+        let places = comptime!(tile.slice() * SEGMENT);
+        let mut place = unit;
+        let mut end = places.runtime();
+        if comptime!(tile.alone) {
+            place = unit * SEGMENT;
+            end = place + SEGMENT;
+        } else {
+            sync_cube();
+        }
+        while place < end {
+            let mut sum = 0.0f32;
+            for s in 0..slices {
+                sum += slab[s * places + place];
+            }
+            let owner = place / SEGMENT;
+            let channel = first_channel + c * lanes + owner % lanes;
+            let column = (owner / lanes) * SEGMENT + place % SEGMENT;
+            #[comptime]
+            if let ComptimeOption::Some(bias) = bias {
+                sum += bias[channel];
+            }
+            #[comptime]
+            if let ComptimeOption::Some(shifts) = shifts {
+                let mut row = image % comptime!(tile.shift_rows());
+                #[comptime]
+                if let ComptimeOption::Some(shift_rows) = shift_rows {
+                    row = shift_rows[image] as usize;
+                }
+                let at = row * comptime!(tile.shift_columns()) + first_shift as usize;
+                sum += shifts[at + channel];
+            }
+            let at = ((image * channels_out + channel) * height + line) * width + column;
+            #[comptime]
+            if let ComptimeOption::Some(residual) = residual {
+                sum += residual[at];
+            }
+            if comptime!(tile.unfold > 1) {
+                let r = comptime!(tile.unfold);
+                let plane = image * (channels_out / (r * r)) + channel / (r * r);
+                let to_line = (plane * height + line) * r + (channel % (r * r)) / r;
+                y[to_line * (width * r) + column * r + channel % r] = sum;
+            } else {
+                y[at] = sum;
+            }
+            if comptime!(tile.alone) {
+                place += 1usize;
+            } else {
+                place += threads;
+            }
+        }
+    }
+}
+
+/// A value of what the kernel slides over: x folded and doubled, with zeros around it. Lines and
+/// columns are counted from the first zeros, so that no number is negative.
+#[cube]
+fn look(
+    x: &[f32],
+    image: usize,
+    channel: usize,
+    at_line: usize,
+    at_column: usize,
+    #[comptime] tile: Tile,
+) -> f32 {
+    let padding = comptime!(tile.kernel / 2);
+    let fold = comptime!(tile.fold);
+    let width_in = comptime!(tile.width_in());
+    let plane = comptime!(tile.height_in() * tile.width_in());
+    let stored = comptime!(tile.channels_in / (tile.fold * tile.fold));
+    let mut image_in = image;
+    if comptime!(tile.images_in > 0) {
+        image_in %= comptime!(tile.images_in);
+    }
+    // Selected, not branched: a branch for each value takes software minutes to compile.
+    let first = padding.runtime();
+    let lines = comptime!(tile.height_in() * tile.upsample / tile.fold + tile.kernel / 2).runtime();
+    let columns =
+        comptime!(tile.width_in() * tile.upsample / tile.fold + tile.kernel / 2).runtime();
+    let line = select(at_line >= padding, at_line, lines);
+    let column = select(at_column >= padding, at_column, columns);
+    let inside = select(line < lines, column, columns) < columns;
+    // A value outside is read from the first place, and not used.
+    let mut from_line = select(inside, at_line, first) - padding;
+    let mut from_column = select(inside, at_column, first) - padding;
+    if comptime!(tile.upsample == 2) {
+        from_line >>= 1usize;
+        from_column >>= 1usize;
+    } else if comptime!(tile.upsample > 2) {
+        from_line /= comptime!(tile.upsample);
+        from_column /= comptime!(tile.upsample);
+    }
+    let mut at = (image_in * stored + channel) * plane + from_line * width_in + from_column;
+    if comptime!(tile.fold > 1) {
+        let inner = channel % (fold * fold);
+        let line = from_line * fold + inner / fold;
+        let column = from_column * fold + inner % fold;
+        at = (image_in * stored + channel / (fold * fold)) * plane + line * width_in + column;
+    }
+    select(inside, x[at], 0.0f32.runtime())
+}
+
+/// Adds the products of a row of values with a row of the kernel, for all channels of a thread.
+#[cube]
+fn multiply(
+    weight: &[f32],
+    sums: &mut Array<f32>,
+    seen: &Array<f32>,
+    weights: usize,
+    #[comptime] kernel: usize,
+    #[comptime] stride: usize,
+    #[comptime] tile: Tile,
+) {
+    #[unroll]
+    for j in 0..kernel {
+        #[unroll]
+        for c in 0..comptime!(tile.channels) {
+            let w =
+                weight[weights + (j * comptime!(tile.channels_out) + c * comptime!(tile.lanes))];
+            #[unroll]
+            for p in 0..SEGMENT {
+                sums[c * SEGMENT + p] += w * seen[p * stride + j];
+            }
+        }
+    }
+}

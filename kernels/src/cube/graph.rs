@@ -1,0 +1,38 @@
+//! Launches recorded once and issued again as a whole.
+
+use burn::{
+    backend::{Backend, Dispatch, DispatchGraph},
+    tensor::Device,
+};
+
+/// A recorded sequence of launches.
+pub(crate) struct Graph {
+    graph: DispatchGraph,
+    device: Device,
+}
+
+impl Graph {
+    /// Runs `work` once in earnest, so that all it needs is compiled and allocated, and once more
+    /// only on paper.
+    pub(crate) fn capture(device: &Device, mut work: impl FnMut()) -> Result<Self, String> {
+        let dispatch = device.as_dispatch();
+        Dispatch::graph_prepare(dispatch).map_err(|error| error.to_string())?;
+        work();
+        Dispatch::graph_start_capture(dispatch).map_err(|error| error.to_string())?;
+        work();
+        let graph = Dispatch::graph_stop_capture(dispatch).map_err(|error| error.to_string())?;
+        let device = device.clone();
+        Ok(Self { graph, device })
+    }
+
+    /// Issues the launches.
+    ///
+    /// # Safety
+    /// Every tensor that the work read, and every one that it wrote and that is still to be read,
+    /// must be alive, and nobody else may be using them.
+    pub(crate) unsafe fn replay(&self) -> Result<(), String> {
+        // SAFETY: the caller's promise is the same.
+        unsafe { Dispatch::graph_replay(self.device.as_dispatch(), &self.graph) }
+            .map_err(|error| error.to_string())
+    }
+}

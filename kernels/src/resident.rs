@@ -1,0 +1,82 @@
+//! What a walk from noise to image keeps on the device, so that a step needs nothing from the host.
+
+use burn::tensor::{Device, Int, Tensor};
+
+/// Columns of [`Resident::coefficients`].
+pub const COEFFICIENTS: usize = 9;
+
+/// The state of a walk and its tables, in memory that never moves: a recorded step goes on reading
+/// and writing it, whichever picture is computed.
+///
+/// Unlike other tensors these are overwritten in place, by [`Resident::set`] and by
+/// [`reverse_step`]; nobody else should hold on to them.
+#[derive(Debug)]
+pub struct Resident {
+    /// x_t, `[images, 1, height, width]`.
+    pub x: Tensor<4>,
+    /// The step before's clipped estimate of x_0, shaped like x.
+    pub previous: Tensor<4>,
+    /// The step that each image of the network's batch takes next, counted from 0. Where guidance
+    /// is on, the batch holds every image twice, and the second half, which is asked without
+    /// label, counts from the number of rows of `coefficients`.
+    pub rows: Tensor<1, Int>,
+    /// A row a step: 1 / sqrt(alpha_bar_t), sqrt(1 - alpha_bar_t) / sqrt(alpha_bar_t), the weights
+    /// of x_t, of the clipped estimate and of the step before's, that of the noise, the guidance
+    /// scale, and the weights of the network's answer and of x_t in the predicted noise.
+    pub coefficients: Tensor<2>,
+    /// What is added to the network's channels, a row a step; without label below, where guided.
+    pub shifts: Tensor<2>,
+    /// z, `[rows, images, height, width]`; a step takes its own row modulo their number.
+    pub noise: Tensor<4>,
+    /// x_t, then the predicted noise, of the last steps: `[rows, 2 images, height, width]`, a step
+    /// in its own row modulo their number.
+    pub log: Tensor<4>,
+}
+
+/// The lengths of a [`Resident`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ResidentShape {
+    /// Images of the walk.
+    pub images: usize,
+    /// Height and width of an image.
+    pub size: usize,
+    /// Whether the network is asked with and without label.
+    pub guided: bool,
+    /// The most steps.
+    pub steps: usize,
+    /// Channels of all blocks.
+    pub channels: usize,
+    /// Rows of noise.
+    pub noise_rows: usize,
+    /// Rows of the log.
+    pub log_rows: usize,
+}
+
+impl Resident {
+    /// Memory for such a walk, all zeros; `None` on a device without kernels for it.
+    pub fn new(shape: ResidentShape, device: &Device) -> Option<Self> {
+        if !crate::replays(device) {
+            return None;
+        }
+        let ResidentShape {
+            images,
+            size,
+            guided,
+            steps,
+            channels,
+            noise_rows,
+            log_rows,
+        } = shape;
+        let halves = 1 + usize::from(guided);
+        let image = [images, 1, size, size];
+        Some(Self {
+            x: Tensor::zeros(image, device),
+            previous: Tensor::zeros(image, device),
+            rows: Tensor::zeros([halves * images], device),
+            coefficients: Tensor::zeros([steps, COEFFICIENTS], device),
+            shifts: Tensor::zeros([halves * steps, channels], device),
+            noise: Tensor::zeros([noise_rows, images, size, size], device),
+            log: Tensor::zeros([log_rows, 2 * images, size, size], device),
+        })
+    }
+}
