@@ -46,7 +46,7 @@ pub use garment::Garment;
 pub use mixture::Mixture;
 pub use sampler::Sampler;
 #[cfg(feature = "network")]
-pub use sampler::{Frame, PredictNoise, ReverseProcess};
+pub use sampler::{Frame, PredictNoise, RecordedProcess, ReverseProcess};
 pub use schedule::{BetaSchedule, NoiseSchedule};
 #[cfg(feature = "network")]
 pub use unet::{Denoiser, UNet, UNetConfig};

@@ -13,14 +13,12 @@ use burn::{
         Embedding, EmbeddingConfig, Linear, LinearConfig, PaddingConfig2d,
         conv::{Conv2d, Conv2dConfig},
     },
-    tensor::{
-        Device, Int, Tensor, TensorData,
-        activation::{silu, softmax},
-    },
+    tensor::{Device, Int, Tensor, TensorData, activation::silu},
 };
+use kernels::{Around, Shifts, Shortcut};
 use serde::{Deserialize, Serialize};
 
-use crate::{Garment, GaussianDiffusion, PredictNoise};
+use crate::{Garment, GaussianDiffusion, PredictNoise, sampler::Step};
 
 /// Width of the sinusoidal embedding of t, and of the vector made of it and the label.
 const SINUSOIDAL: usize = 64;
@@ -263,11 +261,18 @@ fn conv(
     .init(device)
 }
 
-/// Runs a layer made by [`conv`].
-fn run(layer: &Conv2d, x: Tensor<4>) -> Tensor<4> {
+/// Runs a layer made by [`conv`], with its stride and what surrounds it.
+fn run(layer: &Conv2d, x: Tensor<4>, around: Around) -> Tensor<4> {
     let bias = layer.bias.as_ref().map(|bias| bias.val());
-    let padding = layer.kernel_size[0] / 2;
-    kernels::conv2d(x, layer.weight.val(), bias, layer.stride[0], padding)
+    let stride = layer.stride[0];
+    kernels::conv2d_around(x, layer.weight.val(), bias, Around { stride, ..around })
+}
+
+/// The same layer, its weight where this device's convolution reads it.
+fn resident(layer: &Conv2d) -> Conv2d {
+    let mut layer = layer.clone();
+    layer.weight = layer.weight.map(kernels::resident_weight);
+    layer
 }
 
 /// Hands each block its place in the vector of shifts.
@@ -317,9 +322,9 @@ impl Norm {
         }
     }
 
-    fn forward(&self, x: Tensor<4>, activate: bool) -> Tensor<4> {
+    fn forward(&self, x: Tensor<4>, concat: Option<Tensor<4>>, activate: bool) -> Tensor<4> {
         let (gamma, beta) = (self.gamma.val(), self.beta.val());
-        kernels::group_norm_silu(x, gamma, beta, self.groups, EPSILON, activate)
+        kernels::concat_group_norm_silu(x, concat, gamma, beta, self.groups, EPSILON, activate)
     }
 }
 
@@ -340,26 +345,61 @@ struct Block {
 
 impl Block {
     /// # Shapes
-    /// - `x`: `[batch, channels_in, h, w]`
-    /// - `shifts`: `[batch or 1, channels of all blocks]`
-    fn forward(&self, x: Tensor<4>, shifts: &Tensor<2>) -> Tensor<4> {
-        let h = run(&self.conv_in, self.norm_in.forward(x.clone(), true));
-        let [_, channels, _, _] = h.dims();
-        let [rows, _] = shifts.dims();
-        let shift = shifts
-            .clone()
-            .slice([0..rows, self.shift..self.shift + channels])
-            .reshape([rows, channels, 1, 1]);
-        let h = run(&self.conv_out, self.norm_out.forward(h + shift, true));
-        let x = match &self.skip {
-            Some(skip) => run(skip, x),
-            None => x,
+    /// - `x`, `concat`: `[batch, channels, h, w]`, `channels_in` together
+    /// - `shifts`: a row an image, of the channels of all blocks
+    fn forward(&self, x: Tensor<4>, concat: Option<Tensor<4>>, shifts: &Shifts) -> Tensor<4> {
+        let shifts = Shifts {
+            first: self.shift,
+            ..shifts.clone()
         };
-        let x = x + h;
+        let h = self.norm_in.forward(x.clone(), concat.clone(), true);
+        let around = Around {
+            shifts: Some(shifts),
+            ..Around::default()
+        };
+        let h = run(&self.conv_in, h, around);
+        let h = self.norm_out.forward(h, None, true);
+        let (residual, shortcut) = match &self.skip {
+            Some(skip) => {
+                let weight = skip.weight.val();
+                (None, Some(Shortcut { x, concat, weight }))
+            }
+            None => (Some(x), None),
+        };
+        let around = Around {
+            residual,
+            shortcut,
+            ..Around::default()
+        };
+        let x = kernels::conv2d_around(h, self.conv_out.weight.val(), self.bias_out(), around);
         match &self.attention {
             Some(attention) => attention.forward(x),
             None => x,
         }
+    }
+
+    /// The biases of the two ways through the block, which meet in the end.
+    fn bias_out(&self) -> Option<Tensor<1>> {
+        let bias = |layer: &Conv2d| layer.bias.as_ref().map(|bias| bias.val());
+        let ways = [bias(&self.conv_out), self.skip.as_ref().and_then(bias)];
+        ways.into_iter().flatten().reduce(|a, b| a + b)
+    }
+
+    /// See [`UNet::resident`].
+    fn resident(&self) -> Self {
+        let mut block = self.clone();
+        block.conv_in = resident(&self.conv_in);
+        block.conv_out = resident(&self.conv_out);
+        block.conv_out.bias = self.bias_out().map(Param::from_tensor);
+        if let Some(skip) = &mut block.skip {
+            *skip = resident(skip);
+            skip.bias = None;
+        }
+        if let Some(attention) = &mut block.attention {
+            attention.qkv = resident(&attention.qkv);
+            attention.out = resident(&attention.out);
+        }
+        block
     }
 }
 
@@ -373,15 +413,10 @@ struct Attention {
 
 impl Attention {
     fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        let [batch, channels, height, width] = x.dims();
-        let qkv = run(&self.qkv, self.norm.forward(x.clone(), false));
-        let qkv = qkv.reshape([batch, 3 * channels, height * width]);
-        let [q, k, v]: [Tensor<3>; 3] =
-            [0, 1, 2].map(|i| qkv.clone().narrow(1, i * channels, channels));
-        let scale = 1.0 / (channels as f64).sqrt();
-        let scores = q.swap_dims(1, 2).matmul(k) * scale;
-        let mixed = v.matmul(softmax(scores, 2).swap_dims(1, 2));
-        x + run(&self.out, mixed.reshape([batch, channels, height, width]))
+        let normal = self.norm.forward(x.clone(), None, false);
+        let qkv = run(&self.qkv, normal, Around::default());
+        let bias = self.out.bias.as_ref().expect("every layer has a bias");
+        kernels::attention(x, qkv, self.out.weight.val(), bias.val())
     }
 }
 
@@ -421,6 +456,12 @@ impl UNet {
         self.forward_shifted(x_t, shifts)
     }
 
+    /// Channels of all blocks: the columns of [`Self::shifts`].
+    pub fn channels(&self) -> usize {
+        let [_, channels] = self.embed_shifts.weight.dims();
+        channels
+    }
+
     /// The embedding of timesteps and labels: what is added to the channels of all blocks, one
     /// row an entry, shape `[t.len(), channels of all blocks]`.
     pub fn shifts(&self, t: &[usize], labels: &[Option<Garment>], device: &Device) -> Tensor<2> {
@@ -443,31 +484,86 @@ impl UNet {
     /// - `x_t`, result: `[batch, 1, 28, 28]`
     /// - `shifts`: `[batch or 1, channels of all blocks]`, from [`Self::shifts`]
     pub fn forward_shifted(&self, x_t: Tensor<4>, shifts: Tensor<2>) -> Tensor<4> {
-        let mut x = run(&self.stem, fold(x_t, self.pixel_unshuffle));
+        self.forward_rows(x_t, shifts, None)
+    }
+
+    /// [`Self::forward_shifted`] with a whole table of embeddings, and for each image the number of
+    /// its row, which the device alone needs to know. Where there are more rows than images, the
+    /// images are taken several times: `[rows, 1, 28, 28]` is the result.
+    pub fn forward_rows(
+        &self,
+        x_t: Tensor<4>,
+        table: Tensor<2>,
+        rows: Option<Tensor<1, Int>>,
+    ) -> Tensor<4> {
+        let [batch, ..] = x_t.dims();
+        let repeat = rows.as_ref().map_or(1, |rows| rows.dims()[0] / batch);
+        let shifts = Shifts {
+            table,
+            rows,
+            first: 0,
+        };
+        let fold = self.pixel_unshuffle;
+        let around = Around {
+            repeat,
+            fold,
+            ..Around::default()
+        };
+        let mut x = run(&self.stem, x_t, around);
         let mut skips = Vec::new();
         for level in &self.down {
             for block in &level.blocks {
-                x = block.forward(x, &shifts);
+                x = block.forward(x, None, &shifts);
                 skips.push(x.clone());
             }
             if let Some(halve) = &level.resample {
-                x = run(halve, x);
+                x = run(halve, x, Around::default());
             }
         }
         for block in &self.middle {
-            x = block.forward(x, &shifts);
+            x = block.forward(x, None, &shifts);
         }
         for level in &self.up {
             for block in &level.blocks {
                 let skip = skips.pop().expect("as many ways up as down");
-                x = block.forward(Tensor::cat(vec![x, skip], 1), &shifts);
+                let (both, concat) = kernels::concat(x, skip);
+                x = block.forward(both, concat, &shifts);
             }
             if let Some(double) = &level.resample {
-                x = run(double, double_size(x));
+                let around = Around {
+                    upsample: 2,
+                    ..Around::default()
+                };
+                x = run(double, x, around);
             }
         }
-        let x = run(&self.head, self.head_norm.forward(x, true));
-        unfold(x, self.pixel_unshuffle)
+        let x = self.head_norm.forward(x, None, true);
+        let around = Around {
+            unfold: fold,
+            ..Around::default()
+        };
+        run(&self.head, x, around)
+    }
+
+    /// The same network, laid out for sampling: weights as this device reads them, and biases that
+    /// are only ever added to each other summed once.
+    pub fn resident(&self) -> Self {
+        let blocks = |blocks: &[Block]| blocks.iter().map(Block::resident).collect();
+        let levels = |levels: &[Level]| {
+            let level = |level: &Level| Level {
+                blocks: blocks(&level.blocks),
+                resample: level.resample.as_ref().map(resident),
+            };
+            levels.iter().map(level).collect()
+        };
+        Self {
+            stem: resident(&self.stem),
+            down: levels(&self.down),
+            middle: blocks(&self.middle),
+            up: levels(&self.up),
+            head: resident(&self.head),
+            ..self.clone()
+        }
     }
 }
 
@@ -484,31 +580,6 @@ fn sinusoidal(t: &[usize], device: &Device) -> Tensor<2> {
         })
         .collect();
     Tensor::from_data(TensorData::new(values, [t.len(), SINUSOIDAL]), device)
-}
-
-/// Space to depth: `[b, 1, h, w]` to `[b, r^2, h / r, w / r]`, channel r i + j holding the pixels in
-/// row i, column j of each square of r x r.
-fn fold(x: Tensor<4>, r: usize) -> Tensor<4> {
-    let [batch, _, height, width] = x.dims();
-    x.reshape([batch, height / r, r, width / r, r])
-        .permute([0, 2, 4, 1, 3])
-        .reshape([batch, r * r, height / r, width / r])
-}
-
-/// The inverse of [`fold`].
-fn unfold(x: Tensor<4>, r: usize) -> Tensor<4> {
-    let [batch, _, height, width] = x.dims();
-    x.reshape([batch, r, r, height, width])
-        .permute([0, 3, 1, 4, 2])
-        .reshape([batch, 1, height * r, width * r])
-}
-
-/// Every pixel becomes a square of four.
-fn double_size(x: Tensor<4>) -> Tensor<4> {
-    let [batch, channels, height, width] = x.dims();
-    x.reshape([batch, channels, height, 1, width, 1])
-        .expand([batch, channels, height, 2, width, 2])
-        .reshape([batch, channels, height * 2, width * 2])
 }
 
 /// The network at sampling time: one garment, classifier-free guidance, and the embedding of every
@@ -546,7 +617,38 @@ impl Denoiser {
             shifts,
             guidance: guided.then(|| (table(None), guidance_scale)),
             diffusion: None,
-            unet,
+            unet: unet.resident(),
+        }
+    }
+
+    /// Whether guidance is on: then every step asks the network twice.
+    pub fn is_guided(&self) -> bool {
+        self.guidance.is_some()
+    }
+
+    /// Whether the network is asked twice, and how much the label then counts.
+    pub(crate) fn guidance_scale(&self) -> Option<f64> {
+        self.guidance.as_ref().map(|(_, scale)| *scale)
+    }
+
+    /// How the noise of a step is made: the weights of the network's answer and of x_t.
+    pub(crate) fn noise_weights(&self, step: &Step) -> [f64; 2] {
+        match self.diffusion {
+            None => [1.0, 0.0],
+            Some(_) => [step.sqrt_alpha_cumprod, step.sqrt_one_minus_alpha_cumprod],
+        }
+    }
+
+    /// Rows of the embedding's table for these timesteps; below them the same without label, where
+    /// guidance is on.
+    pub(crate) fn table(&self, t: &[usize]) -> Tensor<2> {
+        let t: Vec<i32> = t.iter().map(|&t| t as i32).collect();
+        let count = t.len();
+        let t = Tensor::<1, Int>::from_data(TensorData::new(t, [count]), &self.shifts.device());
+        let rows = |table: &Tensor<2>| table.clone().select(0, t.clone());
+        match &self.guidance {
+            None => rows(&self.shifts),
+            Some((null, _)) => Tensor::cat(vec![rows(&self.shifts), rows(null)], 0),
         }
     }
 
@@ -583,33 +685,6 @@ mod tests {
 
     fn values<const D: usize>(x: Tensor<D>) -> Vec<f32> {
         x.into_data_as::<f32>().try_to_vec::<f32>().unwrap()
-    }
-
-    #[test]
-    fn folding_keeps_every_pixel_where_it_belongs() {
-        let device = kernels::cpu();
-        let x = gaussian_batch(1, 0..2, 0, 0, &device);
-        let folded = fold(x.clone(), 2);
-        assert_eq!(folded.dims(), [2, 4, 14, 14]);
-        // Image 1, row 5 = 2 * 2 + 1, column 8 = 2 * 4 + 0: channel 2 * 1 + 0, place (2, 4).
-        assert_eq!(
-            values(folded.clone())[((4 + 2) * 14 + 2) * 14 + 4],
-            values(x.clone())[(28 + 5) * 28 + 8]
-        );
-        assert_eq!(values(unfold(folded, 2)), values(x));
-    }
-
-    #[test]
-    fn doubling_repeats_pixels() {
-        let device = kernels::cpu();
-        let x = Tensor::<4>::from_data([[[[1.0, 2.0], [3.0, 4.0]]]], &device);
-        let expected = [
-            [1.0, 1.0, 2.0, 2.0],
-            [1.0, 1.0, 2.0, 2.0],
-            [3.0, 3.0, 4.0, 4.0],
-            [3.0, 3.0, 4.0, 4.0],
-        ];
-        assert_eq!(values(double_size(x)), expected.concat());
     }
 
     #[test]

@@ -17,12 +17,16 @@ mod ddim;
 mod ddpm;
 mod dpm_solver;
 #[cfg(feature = "network")]
+mod recorded;
+#[cfg(feature = "network")]
 mod reverse;
 
 use std::{fmt, str::FromStr};
 
 use crate::NoiseSchedule;
 
+#[cfg(feature = "network")]
+pub use recorded::RecordedProcess;
 #[cfg(feature = "network")]
 pub use reverse::{Frame, PredictNoise, ReverseProcess};
 

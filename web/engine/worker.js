@@ -7,8 +7,28 @@
 
 const early = [];
 
+// Weights that the page asks for while the engine is still on its way travel beside it: the engine's
+// own request for that address then gets the answer that is already coming.
+const ahead = new Map();
+const fetchNow = self.fetch.bind(self);
+self.fetch = (url, ...rest) => {
+  const answer = ahead.get(url);
+  ahead.delete(url);
+  return answer ?? fetchNow(url, ...rest);
+};
+
+function wait(event) {
+  early.push(event);
+  const { type, url } = event.data[0] ?? {};
+  if (type !== "load" || ahead.has(url)) return;
+  const answer = fetchNow(url);
+  // Whoever asks for it is told.
+  answer.catch(() => {});
+  ahead.set(url, answer);
+}
+
 self.onmessage = (event) => {
-  self.onmessage = (event) => early.push(event);
+  self.onmessage = wait;
   start(event.data).catch((error) => fail(error.message ?? String(error)));
 };
 

@@ -45,8 +45,9 @@ async fn open_webgpu() -> Result<Opened, Failure> {
             "This GPU lacks the WebGPU feature timestamp-query.",
         ));
     }
+    kernels::on_software(adapter.software);
     let device = Device::wgpu_options()
-        // A submission to the GPU costs as much as many launches; a step has some hundreds of them.
+        // A submission to the GPU costs as much as many launches; a step has some dozens of them.
         .tasks_max(1024)
         .init_async()
         .await
@@ -56,7 +57,7 @@ async fn open_webgpu() -> Result<Opened, Failure> {
         adapter: adapter.name,
         software: adapter.software,
         batches_ahead: 1,
-        batch_ms: 100.0,
+        batch_ms: 60.0,
     })
 }
 

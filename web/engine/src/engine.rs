@@ -1,10 +1,10 @@
 //! Answers what the page asks, one request after the other.
 
-use std::{future::Future, rc::Rc};
+use std::{future::Future, ops::Deref, rc::Rc};
 
 use burn::tensor::{Device, Tensor, TensorData};
 use fashion_ddpm::{
-    Denoiser, Garment, PredictNoise, ReverseProcess, Sampler,
+    Denoiser, Garment, PredictNoise, RecordedProcess,
     garment::parse_garment,
     noise::{IMAGE_SIZE, PIXELS},
     weights::{self, Weights},
@@ -19,8 +19,8 @@ use crate::{
 /// The largest difference allowed, at any pixel, between the stored answer and this device's.
 ///
 /// Both are computed in f32 from the same weights, so that only the order of summation differs: 3e-6
-/// on SwiftShader, Chromium's software GPU. There the answer moves by 0.04 to 6 where a single one
-/// of its 190 launches is left out. A GPU that rounds its exponentials more coarsely is welcome.
+/// on SwiftShader, Chromium's software GPU. A launch left out moves the answer by 0.04 and more. A
+/// GPU that rounds its exponentials more coarsely is welcome.
 const TOLERANCE: f32 = 1e-3;
 
 /// Images of one run; more would not fit a screen, nor their frames a tab's memory.
@@ -52,6 +52,19 @@ impl Failure {
     }
 }
 
+impl Failure {
+    /// The GPU refused, or is no more.
+    pub(crate) fn device(error: impl std::fmt::Display) -> Self {
+        Self {
+            code: ErrorCode::DeviceLost,
+            message: format!(
+                "The GPU went away ({error}). Use the CPU engine, or reload the page."
+            ),
+            fatal: true,
+        }
+    }
+}
+
 impl From<Failure> for Event {
     fn from(
         Failure {
@@ -76,6 +89,8 @@ pub(crate) struct Engine {
     weights: Option<Weights>,
     /// The last one used: its embedding of every timestep takes as long as some steps.
     denoiser: Option<(Option<Garment>, f64, SharedDenoiser)>,
+    /// A recording for each number of images, with guidance and without, of these weights.
+    recorded: Vec<(u32, bool, RecordedProcess)>,
 }
 
 impl Engine {
@@ -87,6 +102,7 @@ impl Engine {
             opened: None,
             weights: None,
             denoiser: None,
+            recorded: Vec::new(),
         }
     }
 
@@ -131,11 +147,13 @@ impl Engine {
         let device = self.device().await?;
         let file = fetch(&self.page, url, bytes).await?;
         self.page.tell(&busy("Checking the weights"), &[]);
-        let weights = weights::decode(&file, &device).map_err(|error| {
+        let mut weights = weights::decode(&file, &device).map_err(|error| {
             let message = format!("The weights at {url} cannot be used: {error}.");
             Failure::of(ErrorCode::WeightsInvalid, message)
         })?;
         drop(file);
+        // Once and for all, not in every launch of every copy of the network.
+        weights.unet = weights.unet.resident();
 
         let next = match self.kind {
             EngineKind::WebGpu => "Compiling the network for this GPU",
@@ -157,6 +175,7 @@ impl Engine {
         };
         self.weights = Some(weights);
         self.denoiser = None;
+        self.recorded.clear();
         self.warm_up().await?;
         let (opened, _) = self.ready()?;
         let ready = Event::Ready {
@@ -204,20 +223,39 @@ impl Engine {
         })
     }
 
-    /// Takes two steps for nothing, on the GPU, where whatever runs for the first time is compiled
+    /// Records a step of one image, on the GPU, where whatever runs for the first time is compiled
     /// first: better now than while somebody watches.
     async fn warm_up(&mut self) -> Result<(), Failure> {
-        if self.kind == EngineKind::Cpu {
-            return Ok(());
+        if let Some(process) = self.recorded(1, false)? {
+            self.read(reading(process.x())).await?;
+            self.keep(process);
         }
-        let denoiser = self.denoiser(None, 1.0)?;
+        Ok(())
+    }
+
+    /// A recorded step for this many images, made the first time; `None` on the CPU. Give it back
+    /// with [`Self::keep`].
+    pub(crate) fn recorded(
+        &mut self,
+        images: u32,
+        guided: bool,
+    ) -> Result<Option<RecordedProcess>, Failure> {
+        let is_it = |(i, g, _): &(u32, bool, _)| (*i, *g) == (images, guided);
+        if let Some(at) = self.recorded.iter().position(is_it) {
+            return Ok(Some(self.recorded.swap_remove(at).2));
+        }
         let (opened, weights) = self.ready()?;
-        let schedule = &weights.diffusion.schedule;
-        let plan = Sampler::Ddpm.plan(schedule, 2).map_err(Failure::picture)?;
         let timesteps = weights.metadata.timesteps;
-        let mut process = ReverseProcess::new(denoiser, plan, 0, 0..1, timesteps, &opened.device);
-        while process.step().is_some() {}
-        self.read(reading(process.x())).await.map(drop)
+        let (unet, device) = (&weights.unet, &opened.device);
+        RecordedProcess::record(unet, timesteps, images as usize, guided, device)
+            .transpose()
+            .map_err(Failure::device)
+    }
+
+    /// Takes a recording back, for the next run of its kind.
+    pub(crate) fn keep(&mut self, process: RecordedProcess) {
+        let (images, guided) = process.kind();
+        self.recorded.push((images as u32, guided, process));
     }
 
     async fn explain(
@@ -288,13 +326,7 @@ impl Engine {
         reading: impl Future<Output = Result<TensorData, String>>,
     ) -> Result<TensorData, Failure> {
         reading.await.map_err(|error| match self.kind {
-            EngineKind::WebGpu => Failure {
-                code: ErrorCode::DeviceLost,
-                message: format!(
-                    "The GPU went away ({error}). Use the CPU engine, or reload the page."
-                ),
-                fatal: true,
-            },
+            EngineKind::WebGpu => Failure::device(error),
             EngineKind::Cpu => Failure {
                 code: ErrorCode::Engine,
                 message: format!("The engine stopped working ({error}). Reload the page."),
@@ -392,6 +424,14 @@ async fn fetch(page: &Page, url: &str, bytes: u64) -> Result<Vec<u8>, Failure> {
 /// A denoiser that several runs may use.
 #[derive(Debug, Clone)]
 pub(crate) struct SharedDenoiser(Rc<Denoiser>);
+
+impl Deref for SharedDenoiser {
+    type Target = Denoiser;
+
+    fn deref(&self) -> &Denoiser {
+        &self.0
+    }
+}
 
 impl PredictNoise for SharedDenoiser {
     fn predict(&self, x_t: Tensor<4>, t: usize) -> Tensor<4> {

@@ -14,20 +14,83 @@ use std::{
 };
 
 use burn::tensor::{Tensor, TensorData};
-use fashion_ddpm::{Frame, ReverseProcess, Sampler, garment::parse_garment, sampler::remaining};
+use fashion_ddpm::{
+    RecordedProcess, ReverseProcess, Sampler,
+    garment::parse_garment,
+    noise::gaussian_batch,
+    sampler::{Step, remaining},
+};
 use protocol::{Event, Picture, Request, Start, StepInfo};
 
 use crate::{
     device::Opened,
-    engine::{Engine, Failure, images, reading, state, values},
+    engine::{Engine, Failure, SharedDenoiser, images, reading, state, values},
     wasm::{Message, now},
 };
 
 /// The longest time, in milliseconds, in which the browser cannot deliver a message.
 const SLICE_MS: f64 = 40.0;
 
-/// Frames of a batch, at most; with two batches on their way this is what a GPU has to do at a time.
-const LONGEST_BATCH: usize = 16;
+/// Frames of a batch, at most.
+const LONGEST_BATCH: usize = 64;
+
+/// A walk, on the CPU or on a GPU.
+enum Walk {
+    /// Each step's tensors, until they are read.
+    Stepping {
+        process: Box<ReverseProcess<SharedDenoiser>>,
+        frames: Vec<(Tensor<4>, Tensor<4>)>,
+    },
+    /// The device keeps the last steps' frames itself.
+    Recorded(Box<RecordedProcess>),
+}
+
+impl Walk {
+    fn steps_left(&self) -> usize {
+        match self {
+            Self::Stepping { process, .. } => process.steps_left(),
+            Self::Recorded(process) => process.steps_left(),
+        }
+    }
+
+    fn step(&mut self) -> Result<(), String> {
+        match self {
+            Self::Stepping { process, frames } => {
+                let frame = process.step();
+                frames.extend(frame.map(|frame| (frame.x_t, frame.pred_noise)));
+                Ok(())
+            }
+            Self::Recorded(process) => process.step(),
+        }
+    }
+
+    /// Whether the frames before this one must be asked for before it is computed.
+    fn must_read_before(&self, next: u32) -> bool {
+        match self {
+            Self::Stepping { .. } => false,
+            Self::Recorded(process) => (next as usize).is_multiple_of(process.frames_kept()),
+        }
+    }
+
+    /// The frames not asked for before, in one tensor: frame after frame, x_t and then the
+    /// predicted noise of all images.
+    fn frames(&mut self, first: u32, count: u32) -> Tensor<4> {
+        match self {
+            Self::Stepping { frames, .. } => {
+                let frames = mem::take(frames).into_iter();
+                Tensor::cat(frames.flat_map(|(x_t, noise)| [x_t, noise]).collect(), 0)
+            }
+            Self::Recorded(process) => process.frames(first as usize, count as usize),
+        }
+    }
+
+    fn x(&self) -> Tensor<4> {
+        match self {
+            Self::Stepping { process, .. } => process.x(),
+            Self::Recorded(process) => process.x(),
+        }
+    }
+}
 
 /// What a message means for a run.
 enum Order {
@@ -56,8 +119,11 @@ impl Engine {
         let mut plan = sampler
             .plan(&weights.diffusion.schedule, picture.steps as usize)
             .map_err(Failure::picture)?;
-        let start = match start {
-            None => None,
+        let (streams, x_t) = match start {
+            None => (
+                (0..count).map(|image| (image, 0)).collect(),
+                gaussian_batch(picture.seed, 0..count, 0, timesteps, device),
+            ),
             Some((Start { t, branches }, x_t)) => {
                 if branches.len() != count as usize {
                     let found = branches.len();
@@ -66,7 +132,7 @@ impl Engine {
                 }
                 plan = remaining(&plan, t as usize);
                 let streams = branches.into_iter().map(|branch| (0, branch)).collect();
-                Some((streams, state(count, t, x_t, timesteps, device)?))
+                (streams, state(count, t, x_t, timesteps, device)?)
             }
         };
         let steps = plan
@@ -81,56 +147,19 @@ impl Engine {
 
         let mut clock = Clock::default();
         clock.start();
-        let mut batches = Batches::new(run, opened);
-        let seed = picture.seed;
-        let mut process = match start {
-            None => ReverseProcess::new(denoiser, plan, seed, 0..count, timesteps, device),
-            Some((streams, x_t)) => ReverseProcess::resume(denoiser, plan, seed, streams, x_t),
+        let mut walk = self.set_out(denoiser, plan, picture.seed, streams, x_t)?;
+        let outcome = self.walk(&mut walk, run, &mut paused, &mut clock).await;
+        let outcome = match outcome {
+            Ok(true) => self.read(reading(walk.x())).await.map(Some),
+            Ok(false) => Ok(None),
+            Err(failure) => Err(failure),
         };
-        // Steps asked for one by one while paused.
-        let mut asked = 0u32;
-        let mut breath = now();
-        while process.steps_left() > 0 {
-            // What the page wants comes before the next step.
-            loop {
-                let idle = paused && asked == 0;
-                let message = if idle {
-                    batches.deliver_all(self).await?;
-                    clock.stop();
-                    self.page.next().await
-                } else {
-                    match self.page.try_next() {
-                        Some(message) => message,
-                        None => break,
-                    }
-                };
-                match self.obey(run, message).await {
-                    Order::Pause => paused = true,
-                    Order::Resume => (paused, asked) = (false, 0),
-                    Order::Step => asked += u32::from(paused),
-                    Order::Stop => {
-                        self.page.tell(&Event::Stopped { run }, &[]);
-                        return batches.discard(self).await;
-                    }
-                    Order::None => {}
-                }
-            }
-
-            clock.start();
-            asked = asked.saturating_sub(1);
-            if let Some(frame) = process.step() {
-                batches.add(frame);
-            }
-            if batches.is_full() {
-                batches.deliver(self).await?;
-            }
-            if now() - breath >= SLICE_MS {
-                self.page.give_way().await;
-                breath = now();
-            }
+        if let Walk::Recorded(process) = walk {
+            self.keep(*process);
         }
-        batches.deliver_all(self).await?;
-        let x_0 = self.read(reading(process.x())).await?;
+        let Some(x_0) = outcome? else {
+            return Ok(());
+        };
         clock.stop();
         self.page.tell(
             &Event::Done {
@@ -140,6 +169,82 @@ impl Engine {
             &[values(&x_0)],
         );
         Ok(())
+    }
+
+    /// A walk at its beginning.
+    fn set_out(
+        &mut self,
+        denoiser: SharedDenoiser,
+        plan: Vec<Step>,
+        seed: u32,
+        streams: Vec<(u32, u32)>,
+        x_t: Tensor<4>,
+    ) -> Result<Walk, Failure> {
+        let count = streams.len() as u32;
+        if let Some(mut process) = self.recorded(count, denoiser.is_guided())? {
+            process.start(&denoiser, plan, seed, streams, x_t);
+            return Ok(Walk::Recorded(Box::new(process)));
+        }
+        Ok(Walk::Stepping {
+            process: Box::new(ReverseProcess::resume(denoiser, plan, seed, streams, x_t)),
+            frames: Vec::new(),
+        })
+    }
+
+    /// Takes all steps, or fewer where the page wants something else: then the answer is `false`.
+    async fn walk(
+        &mut self,
+        walk: &mut Walk,
+        run: u32,
+        paused: &mut bool,
+        clock: &mut Clock,
+    ) -> Result<bool, Failure> {
+        let (opened, _) = self.ready()?;
+        let mut batches = Batches::new(run, opened);
+        // Steps asked for one by one while paused.
+        let mut asked = 0u32;
+        let mut breath = now();
+        while walk.steps_left() > 0 {
+            // What the page wants comes before the next step.
+            loop {
+                let idle = *paused && asked == 0;
+                let message = if idle {
+                    batches.deliver_all(walk, self).await?;
+                    clock.stop();
+                    self.page.next().await
+                } else {
+                    match self.page.try_next() {
+                        Some(message) => message,
+                        None => break,
+                    }
+                };
+                match self.obey(run, message).await {
+                    Order::Pause => *paused = true,
+                    Order::Resume => (*paused, asked) = (false, 0),
+                    Order::Step => asked += u32::from(*paused),
+                    Order::Stop => {
+                        self.page.tell(&Event::Stopped { run }, &[]);
+                        batches.discard(self).await?;
+                        return Ok(false);
+                    }
+                    Order::None => {}
+                }
+            }
+
+            clock.start();
+            asked = asked.saturating_sub(1);
+            walk.step().map_err(Failure::device)?;
+            batches.add();
+            if batches.is_full() || walk.must_read_before(batches.next) {
+                batches.deliver(walk, self).await?;
+            }
+            if now() - breath >= SLICE_MS {
+                self.page.give_way().await;
+                breath = now();
+            }
+        }
+        batches.deliver_all(walk, self).await?;
+        Ok(true)
     }
 
     async fn obey(&mut self, running: u32, Message { request, values }: Message) -> Order {
@@ -190,8 +295,8 @@ struct Batches {
     run: u32,
     /// Index of the next frame to be added.
     next: u32,
-    /// Of the batch being filled: x_t and the predicted noise of each frame.
-    frames: Vec<(Tensor<4>, Tensor<4>)>,
+    /// Frames of the batch being filled.
+    count: u32,
     /// When that batch was begun.
     begun: f64,
     /// How many frames make a batch now.
@@ -211,7 +316,7 @@ impl Batches {
         Self {
             run,
             next: 0,
-            frames: Vec::new(),
+            count: 0,
             begun: 0.0,
             full: 1,
             slow: false,
@@ -222,21 +327,21 @@ impl Batches {
         }
     }
 
-    fn add(&mut self, frame: Frame) {
-        if self.frames.is_empty() {
+    fn add(&mut self) {
+        if self.count == 0 {
             self.begun = now();
         }
-        self.frames.push((frame.x_t, frame.pred_noise));
+        self.count += 1;
         self.next += 1;
     }
 
     fn is_full(&self) -> bool {
-        self.frames.len() >= self.full
+        self.count as usize >= self.full
     }
 
     /// Sends the batch on its way, and waits until not too many are.
-    async fn deliver(&mut self, engine: &Engine) -> Result<(), Failure> {
-        self.read_frames();
+    async fn deliver(&mut self, walk: &mut Walk, engine: &Engine) -> Result<(), Failure> {
+        self.read_frames(walk);
         let ahead = if self.slow { 0 } else { self.ahead };
         while self.under_way.len() > ahead {
             self.deliver_oldest(engine).await?;
@@ -245,8 +350,8 @@ impl Batches {
     }
 
     /// Sends the batch on its way, full or not, and waits for all.
-    async fn deliver_all(&mut self, engine: &Engine) -> Result<(), Failure> {
-        self.read_frames();
+    async fn deliver_all(&mut self, walk: &mut Walk, engine: &Engine) -> Result<(), Failure> {
+        self.read_frames(walk);
         while !self.under_way.is_empty() {
             self.deliver_oldest(engine).await?;
         }
@@ -263,19 +368,17 @@ impl Batches {
     }
 
     /// Asks the device for the frames, all in one tensor.
-    fn read_frames(&mut self) {
-        let frames = mem::take(&mut self.frames);
-        if frames.is_empty() {
+    fn read_frames(&mut self, walk: &mut Walk) {
+        let count = mem::take(&mut self.count);
+        if count == 0 {
             return;
         }
-        let count = frames.len() as u32;
-        let (x_t, pred_noise): (Vec<_>, Vec<_>) = frames.into_iter().unzip();
-        let all = Tensor::cat([x_t, pred_noise].concat(), 0);
+        let first = self.next - count;
         self.under_way.push_back(Batch {
-            first: self.next - count,
+            first,
             count,
             begun: self.begun,
-            data: Early::ask(Box::pin(reading(all))),
+            data: Early::ask(Box::pin(reading(walk.frames(first, count)))),
         });
     }
 
@@ -290,16 +393,13 @@ impl Batches {
             data,
         } = batch;
         let data = engine.read(data).await?;
-        let (x_t, pred_noise) = {
-            let values = values(&data);
-            values.split_at(values.len() / 2)
-        };
+        let (x_t, pred_noise) = apart(values(&data), count as usize);
         let event = Event::Frames {
             run: self.run,
             first,
             count,
         };
-        engine.page.tell(&event, &[x_t, pred_noise]);
+        engine.page.tell(&event, &[&x_t, &pred_noise]);
 
         let frame_ms = (now() - begun.max(self.arrived)) / f64::from(count);
         self.arrived = now();
@@ -308,6 +408,18 @@ impl Batches {
         self.full = fits.clamp(1, LONGEST_BATCH.min(2 * self.full));
         Ok(())
     }
+}
+
+/// Two lists that take turns, frame by frame.
+fn apart(values: &[f32], frames: usize) -> (Vec<f32>, Vec<f32>) {
+    let half = values.len() / (2 * frames);
+    let mut lists = (Vec::new(), Vec::new());
+    for frame in values.chunks_exact(2 * half) {
+        let (x_t, pred_noise) = frame.split_at(half);
+        lists.0.extend_from_slice(x_t);
+        lists.1.extend_from_slice(pred_noise);
+    }
+    lists
 }
 
 /// Some frames being computed and read.

@@ -1,0 +1,214 @@
+//! The same walk for a device on which a step is cheaper than telling it to take one.
+//!
+//! A browser takes longer to hand a GPU the launches of a step than the GPU takes to run them. So
+//! one step is recorded, once, and a walk is that recording issued again and again. Whatever differs
+//! from step to step stands in tables on the device, a row a step; each image counts its steps
+//! there, and nothing goes up or down in between. The arithmetic is [`Step`]'s.
+
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use kernels::{COEFFICIENTS, Recording, Resident, ResidentShape};
+
+use super::Step;
+use crate::{
+    UNet,
+    noise::{IMAGE_SIZE, PIXELS, gaussian},
+    unet::Denoiser,
+};
+
+/// Images' noise that goes up in one piece: 6 MB, for which the host computes a few dozen
+/// milliseconds.
+const NOISE: usize = 2048;
+
+/// Images' states that the log holds.
+const LOG: usize = 256;
+
+/// A recorded step, and the walk it is used for now.
+#[derive(Debug)]
+pub struct RecordedProcess {
+    // Before what it reads and writes, so that it is dropped before.
+    recording: Recording,
+    state: Resident,
+    /// Never used again, and read by every step.
+    _unet: UNet,
+    shape: ResidentShape,
+    device: Device,
+    plan: Vec<Step>,
+    seed: u32,
+    /// (image, branch) of each image: with seed and t, what its noise depends on.
+    streams: Vec<(u32, u32)>,
+    taken: usize,
+}
+
+impl RecordedProcess {
+    /// Records a step of `unet` for this many images, with guidance or without; `timesteps` is T.
+    /// Everything that a step needs is compiled on the way. `None` where the device does not
+    /// replay: use [`super::ReverseProcess`] there.
+    ///
+    /// # Errors
+    /// The device's complaint.
+    pub fn record(
+        unet: &UNet,
+        timesteps: usize,
+        images: usize,
+        guided: bool,
+        device: &Device,
+    ) -> Option<Result<Self, String>> {
+        let shape = ResidentShape {
+            images,
+            size: IMAGE_SIZE,
+            guided,
+            steps: timesteps,
+            channels: unet.channels(),
+            noise_rows: (NOISE / images).clamp(1, timesteps),
+            log_rows: (LOG / images).clamp(8, 128),
+        };
+        let state = Resident::new(shape, device)?;
+        let unet = unet.resident();
+        let recording = Recording::of(device, || {
+            let (x, table) = (state.x.clone(), state.shifts.clone());
+            let prediction = unet.forward_rows(x, table, Some(state.rows.clone()));
+            kernels::reverse_step(prediction, &state);
+        });
+        Some(recording.map(|recording| Self {
+            recording,
+            state,
+            _unet: unet,
+            shape,
+            device: device.clone(),
+            plan: Vec::new(),
+            seed: 0,
+            streams: Vec::new(),
+            taken: 0,
+        }))
+    }
+
+    /// Sets out from `x_t`, shape `[images, 1, 28, 28]`, the state before the plan's first step, with
+    /// the noise of the seed's (image, branch) `streams[i]` for image i: what
+    /// [`super::ReverseProcess::resume`] takes.
+    ///
+    /// # Panics
+    /// If `denoiser` is guided and the recording is not, or the other way round, if there are not as
+    /// many streams as images, or if the plan has more steps than T.
+    pub fn start(
+        &mut self,
+        denoiser: &Denoiser,
+        plan: Vec<Step>,
+        seed: u32,
+        streams: Vec<(u32, u32)>,
+        x_t: Tensor<4>,
+    ) {
+        let ResidentShape {
+            images,
+            guided,
+            steps,
+            ..
+        } = self.shape;
+        let guidance_scale = denoiser.guidance_scale();
+        assert!(guidance_scale.is_some() == guided && plan.len() <= steps);
+        assert_eq!(streams.len(), images);
+        let (device, state) = (&self.device, &self.state);
+
+        // A row a step, and rows that nobody reads.
+        let mut coefficients = vec![0.0; steps * COEFFICIENTS];
+        let mut t = vec![0; steps];
+        for (i, step) in plan.iter().enumerate() {
+            let (a, s) = (step.sqrt_alpha_cumprod, step.sqrt_one_minus_alpha_cumprod);
+            let (x_t, pred_x_start) = step.folded();
+            let [answer, x_t_in_noise] = denoiser.noise_weights(step);
+            let row = [
+                1.0 / a,
+                s / a,
+                x_t,
+                pred_x_start,
+                step.previous_pred_x_start,
+                step.noise,
+                guidance_scale.unwrap_or(1.0),
+                answer,
+                x_t_in_noise,
+            ];
+            coefficients[i * COEFFICIENTS..][..COEFFICIENTS]
+                .copy_from_slice(&row.map(|value| value as f32));
+            t[i] = step.t;
+        }
+        let coefficients = TensorData::new(coefficients, [steps, COEFFICIENTS]);
+        kernels::assign(&state.coefficients, Tensor::from_data(coefficients, device));
+        kernels::assign(&state.shifts, denoiser.table(&t));
+        let halves = 1 + usize::from(guided);
+        let rows: Vec<i32> = (0..halves)
+            .flat_map(|half| vec![(half * steps) as i32; images])
+            .collect();
+        let rows = TensorData::new(rows, [halves * images]);
+        kernels::assign_integers(&state.rows, Tensor::<1, Int>::from_data(rows, device));
+        kernels::assign(&state.previous, x_t.zeros_like());
+        kernels::assign(&state.x, x_t);
+        (self.plan, self.seed, self.streams, self.taken) = (plan, seed, streams, 0);
+    }
+
+    /// The number of images, and whether with guidance.
+    pub fn kind(&self) -> (usize, bool) {
+        (self.shape.images, self.shape.guided)
+    }
+
+    /// How many steps are still to be taken.
+    pub fn steps_left(&self) -> usize {
+        self.plan.len() - self.taken
+    }
+
+    /// Takes a step; nothing where the walk is over.
+    ///
+    /// # Errors
+    /// The device's complaint.
+    pub fn step(&mut self) -> Result<(), String> {
+        if self.steps_left() == 0 {
+            return Ok(());
+        }
+        if self.taken.is_multiple_of(self.shape.noise_rows) {
+            self.provide_noise();
+        }
+        self.taken += 1;
+        // SAFETY: the state and the weights live as long as the recording.
+        unsafe { self.recording.replay() }
+    }
+
+    /// z of the steps to come, as many as there are rows.
+    fn provide_noise(&self) {
+        let ResidentShape {
+            images, noise_rows, ..
+        } = self.shape;
+        let steps = self.plan[self.taken..].iter().take(noise_rows);
+        if steps.clone().all(|step| step.noise == 0.0) {
+            return;
+        }
+        let mut values: Vec<f32> = steps
+            .flat_map(|step| self.streams.iter().map(move |stream| (*stream, step)))
+            .flat_map(|((image, branch), step)| match step.noise {
+                0.0 => vec![0.0; PIXELS],
+                _ => gaussian(self.seed, image, branch, step.t),
+            })
+            .collect();
+        values.resize(noise_rows * images * PIXELS, 0.0);
+        let shape = [noise_rows, images, IMAGE_SIZE, IMAGE_SIZE];
+        let noise = Tensor::from_data(TensorData::new(values, shape), &self.device);
+        kernels::assign(&self.state.noise, noise);
+    }
+
+    /// How many of the last steps' frames are still there, at most; and a range of frames across a
+    /// multiple of it is not in one piece.
+    pub fn frames_kept(&self) -> usize {
+        self.shape.log_rows
+    }
+
+    /// Frames of steps that have been taken, by their index in the plan: x_t of all images, then
+    /// their predicted noise, `[count, 2 images, 28, 28]`.
+    ///
+    /// # Panics
+    /// If these are not in one piece; see [`Self::frames_kept`].
+    pub fn frames(&self, first: usize, count: usize) -> Tensor<4> {
+        kernels::rows(&self.state.log, first % self.shape.log_rows, count)
+    }
+
+    /// The state now: x_T at first, the finished images x_0 in the end.
+    pub fn x(&self) -> Tensor<4> {
+        kernels::rows(&self.state.x, 0, self.shape.images)
+    }
+}
