@@ -11,15 +11,17 @@
 //! - `noising`: any image at any t, and the pad to draw one
 //! - `map`: a sample's way over the map of real images
 //! - `quiz`: real or sampled, and what chance would give
+//! - `measure`: what the benchmark makes of its measurements
 //! - `engine`: chooses an engine and talks to its worker
 //! - `desk`: shares the one engine among the figures
 //! - `page`: what all figures have in common: the state, the desk, the status line
 //! - `figures`: one file a figure
+//! - `benchmark`: how fast it is on the visitor's machine
 //! - `lecture`: one figure at a time, on a projector
 //! - `data`: real garments, fetched when they are needed
 //! - `canvas`, `pen`, `dom`: the border with the browser
 //!
-//! The first ten touch no browser and are tested natively.
+//! The first eleven touch no browser and are tested natively.
 
 #![cfg_attr(not(target_arch = "wasm32"), allow(dead_code))]
 
@@ -28,12 +30,15 @@ mod chart;
 mod draw;
 mod ink;
 mod map;
+mod measure;
 mod noising;
 mod player;
 mod quiz;
 mod state;
 mod store;
 
+#[cfg(target_arch = "wasm32")]
+mod benchmark;
 #[cfg(target_arch = "wasm32")]
 mod canvas;
 #[cfg(target_arch = "wasm32")]

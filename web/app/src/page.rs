@@ -14,6 +14,7 @@ use wasm_bindgen_futures::{JsFuture, spawn_local};
 use web_sys::{Element, HtmlElement, HtmlProgressElement, UrlSearchParams};
 
 use crate::{
+    benchmark,
     desk::{Desk, Download, Notice},
     dom::{self, find, set_attribute, set_text, window},
     figures, lecture,
@@ -25,6 +26,7 @@ pub fn start() {
     let (state, sentences) = State::parse(parameters(), dom::any_seed());
     let page = Page::new(state, sentences.join(" "));
     figures::start(&page);
+    benchmark::start(&page);
     lecture::start(&page);
     let (choice, epoch) = {
         let state = page.state();
@@ -98,6 +100,11 @@ impl Page {
     /// Where figures ask for the engine's work.
     pub fn desk(&self) -> &Desk {
         &self.0.desk
+    }
+
+    /// Which build of the page this is.
+    pub fn build(&self) -> &str {
+        &self.0.build
     }
 
     /// The weights of the page's choice, once they are loaded.
