@@ -21,6 +21,8 @@ use crate::prepared;
 pub enum Gpu {
     /// SwiftShader, a complete WebGPU adapter in software.
     Software,
+    /// The machine's own adapter.
+    Hardware,
     /// `navigator.gpu` is there, and no adapter: what Chromium says on a machine without a GPU.
     NoAdapter,
     /// There is no `navigator.gpu`, as in browsers without WebGPU.
@@ -71,6 +73,13 @@ impl Browser {
             "--no-first-run",
             "--window-size=1280,1000",
         ];
+        if gpu == Gpu::Hardware {
+            arguments.extend([
+                "--enable-unsafe-webgpu",
+                "--enable-features=Vulkan",
+                "--ignore-gpu-blocklist",
+            ]);
+        }
         if gpu == Gpu::Software {
             arguments.extend([
                 "--enable-unsafe-webgpu",

@@ -308,6 +308,14 @@ fn webgpu_paints_what_the_cpu_paints() {
             guidance: 2.0,
             count: 1,
         },
+        Picture {
+            seed: 9,
+            garment: "coat",
+            sampler: "dpm",
+            steps: 3,
+            guidance: 3.0,
+            count: 4,
+        },
     ] {
         let (_, expected) = picture.sample();
         let [webgpu, cpu] = ["webgpu", "cpu"].map(|engine| {
@@ -501,6 +509,151 @@ fn the_shipped_engines_take_the_samplers_steps() {
     }
 }
 
+/// Stands in for the engine's worker script and counts what the engine asks of WebGPU; every message
+/// to the page carries the sums so far.
+const COUNTING: &str = "
+    import './worker.js?v=test';
+    const sums = { launches: 0, bindGroups: 0, writes: 0, submits: 0 };
+    const count = (type, method, what) => {
+        const original = type.prototype[method];
+        type.prototype[method] = function (...args) {
+            sums[what] += 1;
+            return original.apply(this, args);
+        };
+    };
+    count(GPUComputePassEncoder, 'dispatchWorkgroups', 'launches');
+    count(GPUDevice, 'createBindGroup', 'bindGroups');
+    count(GPUQueue, 'writeBuffer', 'writes');
+    count(GPUQueue, 'submit', 'submits');
+    const post = self.postMessage.bind(self);
+    self.postMessage = (message, ...rest) => {
+        message[0].sums = { ...sums };
+        post(message, ...rest);
+    };";
+
+/// What a step costs the browser, counted: a browser charges for each launch, bind group, upload and
+/// submission, whatever it does. The shipped network, whose step is recorded before the first run.
+#[test]
+fn a_step_on_webgpu_is_one_recording_replayed() {
+    let server = Server::of(dist());
+    server.add("counting.js", COUNTING.into());
+    server.add(
+        "blank.html",
+        b"<!doctype html><title>Engine</title>".to_vec(),
+    );
+    let browser = Browser::chromium(Gpu::Software);
+    browser.open(&server.url("blank.html"));
+    let entry = default_entry();
+    // Of each kind, after a first run, two that differ in their number of steps alone.
+    let runs = [2, 4, 10];
+    let kinds = [(1, 1.0), (2, 3.0)];
+    let mut requests = Vec::new();
+    for (count, guidance) in kinds {
+        for steps in runs {
+            let mut picture = request("ddpm", steps, "coat");
+            picture["count"] = json!(count);
+            picture["guidance"] = json!(guidance);
+            let run = requests.len();
+            let send = json!({ "type": "run", "run": run, "picture": picture, "paused": false });
+            requests.push(json!({ "send": send, "until": ["started", "done"] }));
+        }
+    }
+    let weights = format!("weights/{}", entry.file);
+    let script = ENGINE.replace("worker.js?v=test", "counting.js");
+    let arguments = json!(["webgpu", weights, entry.bytes, requests]);
+    let answer = browser.script_async(&script, arguments);
+    // Each run has two answers.
+    let sum = |i: usize, what: &str| answer["answers"][i][0]["sums"][what].as_f64().unwrap();
+    for (kind, (count, guidance)) in kinds.into_iter().enumerate() {
+        let a_step = |what: &str| {
+            let run = |i: usize| {
+                let i = 2 * (kind * runs.len() + i);
+                sum(i + 1, what) - sum(i, what)
+            };
+            (run(2) - run(1)) / (runs[2] - runs[1]) as f64
+        };
+        let what = format!("{count} images, guidance {guidance}");
+        let launches = a_step("launches");
+        println!(
+            "{what}: a step takes {launches} launches, {} submissions",
+            a_step("submits")
+        );
+        assert!(
+            (1.0..=40.0).contains(&launches),
+            "{what}: {launches} launches a step"
+        );
+        assert_eq!(a_step("bindGroups"), 0.0, "{what}: bind groups a step");
+        assert_eq!(a_step("writes"), 0.0, "{what}: uploads a step");
+        // A device this slow is asked for every step's frame by itself.
+        let submits = a_step("submits");
+        assert!(submits <= 2.0, "{what}: {submits} submissions a step");
+    }
+}
+
+/// What any visitor can run: three rows, a line to copy, and a way out at any time.
+#[test]
+fn the_benchmark_measures_and_can_be_stopped() {
+    let server = Server::of(dist());
+    let browser = Browser::chromium(Gpu::NoAdapter);
+    open(&browser, &server, "?engine=cpu");
+    browser.wait_for("ready");
+    browser.script(
+        "document.querySelector('#benchmark').open = true",
+        json!([]),
+    );
+    let rows = || {
+        let script = "return [...document.querySelectorAll('#benchmark-table tr')].map((row) =>
+            [...row.cells].map((cell) => cell.textContent))";
+        let rows: Vec<Vec<String>> =
+            serde_json::from_value(browser.script(script, json!([]))).unwrap();
+        rows
+    };
+    let note = || {
+        let script = "return document.querySelector('#benchmark-note').textContent";
+        browser
+            .script(script, json!([]))
+            .as_str()
+            .unwrap_or_default()
+            .to_owned()
+    };
+
+    browser.click(&browser.wait_enabled("button", "Run the benchmark"));
+    browser.wait("a first row", || (!rows().is_empty()).then_some(()));
+    browser.click(&browser.wait_enabled("button", "Stop the benchmark"));
+    browser.wait("it stops", || (note() == "Stopped.").then_some(()));
+    assert!(rows().len() < 3, "stopped before its end");
+    assert!(!browser.has("button", "Copy this line"));
+
+    browser.click(&browser.wait_enabled("button", "Run the benchmark"));
+    browser.wait_enabled("button", "Copy this line");
+    let rows = rows();
+    let counts: Vec<&str> = rows.iter().map(|row| row[0].as_str()).collect();
+    assert_eq!(counts, ["1", "4", "16"]);
+    for row in &rows {
+        let [count, step_ms, images_a_second] = [0, 1, 3].map(|i| row[i].parse::<f64>().unwrap());
+        assert!(step_ms > 0.0);
+        // Each of the two is rounded to three figures.
+        let product = step_ms * images_a_second / count;
+        assert!((product - 1.0).abs() < 0.02, "{row:?}");
+    }
+    let script = "return document.querySelector('#benchmark-line').textContent";
+    let line = browser.script(script, json!([]));
+    let line = line.as_str().unwrap_or_default();
+    for part in [
+        "CPU (WebAssembly), 1 thread",
+        "1 image ",
+        "16 images ",
+        &rows[0][1],
+        "Chrome/",
+    ] {
+        assert!(line.contains(part), "`{part}` is missing in: {line}");
+    }
+    // The visitor's own picture is still to be had.
+    browser.click(&browser.wait_enabled("button", "Sample a garment"));
+    browser.wait("a frame", || (browser.count("frame") > 0).then_some(()));
+    assert_quiet(&browser);
+}
+
 /// Waits until no frame has come for a while, and says how many there are.
 fn settled(browser: &Browser) -> u64 {
     let mut last = (u64::MAX, 0);
@@ -642,7 +795,7 @@ fn without_webgpu_the_cpu_engine_takes_over_and_says_why() {
         assert!(status.contains("CPU (WebAssembly)"), "{status}");
         let reason = match gpu {
             Gpu::Missing | Gpu::NoAdapter => "WebGPU",
-            Gpu::Software => "software",
+            Gpu::Software | Gpu::Hardware => "software",
         };
         assert!(status.contains(reason), "no reason: {status}");
         let asked = server.asked();

@@ -1,0 +1,131 @@
+// Contenders, made by `setUp` and timed by `measure`; counts of what each asks of WebGPU.
+
+export const sums = { launches: 0, submits: 0, bindGroups: 0, writes: 0 };
+
+function count(type, method, what) {
+  if (!type) return;
+  const original = type.prototype[method];
+  type.prototype[method] = function (...args) {
+    sums[what] += 1;
+    return original.apply(this, args);
+  };
+}
+count(self.GPUComputePassEncoder, "dispatchWorkgroups", "launches");
+count(self.GPUQueue, "submit", "submits");
+count(self.GPUDevice, "createBindGroup", "bindGroups");
+count(self.GPUQueue, "writeBuffer", "writes");
+
+const contenders = new Map();
+
+self.about = async () => {
+  const adapter = await navigator.gpu?.requestAdapter();
+  const { vendor, architecture, device, description } = adapter?.info ?? {};
+  return {
+    browser: navigator.userAgent,
+    adapter: [vendor, architecture, device, description].filter(Boolean).join(" ") || "none",
+  };
+};
+
+self.setUp = async (title, name, batch, onGpu, weights, question) => {
+  try {
+    const make = name === "ours" ? ours : onnx;
+    const contender = await make(batch, onGpu, weights, question);
+    contenders.set(title, contender);
+    return { version: contender.version, off: contender.off };
+  } catch (error) {
+    return { failed: String(error?.message ?? error) };
+  }
+};
+
+self.measure = async (title, steps) => {
+  const contender = contenders.get(title);
+  const before = { ...contender.sums() };
+  const ms = await contender.run(steps);
+  const after = contender.sums();
+  const counts = {};
+  if (after.launches) for (const what in after) counts[what] = (after[what] - before[what]) / steps;
+  return { ms: ms / steps, counts };
+};
+
+const distance = (a, b) => a.reduce((most, x, i) => Math.max(most, Math.abs(x - b[i])), 0);
+
+async function ours(batch, onGpu, weights, question) {
+  const engine = onGpu ? "webgpu" : "cpu";
+  const worker = new Worker("counting.js", { type: "module" });
+  let sums = { launches: 0, submits: 0, bindGroups: 0, writes: 0 };
+  const inbox = [];
+  let wake = () => {};
+  worker.onmessage = ({ data }) => { inbox.push(data); wake(); };
+  worker.onerror = (event) => { inbox.push([{ type: "error", message: event.message }]); wake(); };
+  const next = async (type) => {
+    for (;;) {
+      while (inbox.length === 0) await new Promise((resolve) => { wake = resolve; });
+      const message = inbox.shift();
+      sums = message[0].sums ?? sums;
+      if (message[0].type === "error") throw new Error(message[0].message);
+      if (message[0].type === type) return message;
+    }
+  };
+  const address = (file) => new URL(file, location).href;
+  worker.postMessage({ engine, js: address(`engine-${engine}.js`), wasm: address(`engine-${engine}_bg.wasm`) });
+  worker.postMessage([{ type: "load", url: address(`weights/${weights.file}`), bytes: weights.bytes }]);
+  await next("ready");
+  const picture = { seed: 1, garment: "coat", sampler: "ddpm", steps: 1000, guidance: 1, count: 1 };
+  const x = new Float32Array(question.x).buffer;
+  worker.postMessage([{ type: "explain", run: 0, index: 0, t: question.t, picture }, x], [x]);
+  const [, answer] = await next("explained");
+  return {
+    version: `this build, ${engine} engine`,
+    off: distance([...new Float32Array(answer)], question.answer),
+    sums: () => sums,
+    run: async (steps) => {
+      const run = { type: "run", run: 1, picture: { ...picture, steps, count: batch }, paused: false };
+      worker.postMessage([run]);
+      const [done] = await next("done");
+      return done.elapsedMs;
+    },
+  };
+}
+
+async function onnx(batch, onGpu, weights, question) {
+  const ort = await import(onGpu ? "./ort/ort.webgpu.min.mjs" : "./ort/ort.wasm.min.mjs");
+  ort.env.wasm.numThreads = 1;
+  ort.env.wasm.wasmPaths = new URL("ort/", location).href;
+  const model = new Uint8Array(await (await fetch("unet.onnx")).arrayBuffer());
+  const options = { freeDimensionOverrides: { batch }, graphOptimizationLevel: "all" };
+  if (onGpu) {
+    Object.assign(options, { executionProviders: ["webgpu"], enableGraphCapture: true, preferredOutputLocation: "gpu-buffer" });
+  } else {
+    options.executionProviders = ["wasm"];
+  }
+  const session = await ort.InferenceSession.create(model, options);
+  const x = new Float32Array(batch * 784);
+  for (let i = 0; i < batch; i++) x.set(question.x, i * 784);
+  const data = { x: [x, [batch, 1, 28, 28]], shifts: [new Float32Array(question.shifts), [1, question.shifts.length]] };
+  const feeds = {};
+  const device = onGpu ? await ort.env.webgpu.device : undefined;
+  for (const [name, [values, dims]] of Object.entries(data)) {
+    if (!onGpu) {
+      feeds[name] = new ort.Tensor("float32", values, dims);
+      continue;
+    }
+    const usage = GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_DST | GPUBufferUsage.COPY_SRC;
+    const buffer = device.createBuffer({ size: values.byteLength, usage });
+    device.queue.writeBuffer(buffer, 0, values);
+    feeds[name] = ort.Tensor.fromGpuBuffer(buffer, { dataType: "float32", dims });
+  }
+  const output = session.outputNames[0];
+  const first = (await session.run(feeds))[output];
+  const answer = onGpu ? await first.getData() : first.data;
+  return {
+    version: `onnxruntime-web ${ort.env.versions.web}${onGpu ? ", graph capture" : ""}`,
+    off: distance([...answer.slice(0, 784)], question.answer),
+    sums: () => (onGpu ? sums : {}),
+    run: async (steps) => {
+      const begun = performance.now();
+      for (let i = 0; i < steps; i++) await session.run(feeds);
+      await device?.queue.onSubmittedWorkDone();
+      return performance.now() - begun;
+    },
+  };
+}
