@@ -116,20 +116,43 @@ fn run_all(toolbox: &mut Toolbox, report: &mut Report) -> Result<(), Failure> {
     outcome
 }
 
-/// Runs the benches, and says where the figures are.
+/// Sets up, times our own operations against Burn's and our engines against onnxruntime-web, and
+/// says where the figures are. The browser computes on the machine's own adapter, where `hardware`
+/// says that there is one, or on its software.
 ///
 /// # Errors
 /// [`Failure::Failed`] where a bench fails to compile or to run.
-pub fn bench(toolbox: &Toolbox) -> Result<(), Failure> {
+pub fn bench(toolbox: &mut Toolbox, hardware: bool, steps: u32) -> Result<(), Failure> {
+    setup::page(toolbox)?;
+    let browsers = setup::browsers(toolbox)?;
+    let onnxruntime_web = setup::onnxruntime_web(toolbox)?;
+    let toolbox = &*toolbox;
+    page::build(toolbox, OsStr::new("./"))?;
+    let mut compile = cargo(toolbox, "build");
+    compile
+        .args(NATIVE)
+        .args(["--no-default-features", "--example", "bench"]);
+    run(&mut compile)?;
+
     let mut figures = String::new();
+    let mut keep = |line: &str| {
+        figures.push_str(line);
+        figures.push('\n');
+    };
     let mut benches = cargo(toolbox, "bench");
     benches
         .args(&NATIVE[1..])
         .args(["--no-default-features", "--bench", "*"]);
-    echo(&mut benches, |line| {
-        figures.push_str(line);
-        figures.push('\n');
-    })?;
+    echo(&mut benches, &mut keep)?;
+    let mut engines = toolbox.command(toolbox.target.join("release/examples/bench"));
+    engines
+        .arg(page::dist(toolbox))
+        .arg(onnxruntime_web)
+        .arg(if hardware { "hardware" } else { "software" })
+        .arg(steps.to_string())
+        .env("FASHION_DDPM_CHROMIUM", browsers.chromium)
+        .env("FASHION_DDPM_CHROMEDRIVER", browsers.chromedriver);
+    echo(&mut engines, &mut keep)?;
     let file = toolbox.target.join("bench.txt");
     fs::write(&file, figures).map_err(Failure::file(&file))?;
     println!("\nThese figures are also in {}", file.display());

@@ -48,8 +48,15 @@ enum Chore {
     },
     /// Set up and run every check: format, clippy, docs, tests, the page in real browsers
     Test,
-    /// Run the benches
-    Bench,
+    /// Set up and time our operations against Burn's, our engines against onnxruntime-web
+    Bench {
+        /// Let the browser compute on this machine's own graphics card
+        #[arg(long)]
+        hardware: bool,
+        /// Steps of each measurement; 1000 is a picture
+        #[arg(long, default_value_t = 10)]
+        steps: u32,
+    },
     /// The last step of Trunk's build (called by Trunk): optimise the engines, set the build id
     #[command(hide = true)]
     Finish,
@@ -115,7 +122,7 @@ fn run(chore: Chore) -> Result<(), Failure> {
             page::print_sizes(&toolbox)
         }
         Chore::Test => checks::test(&mut toolbox),
-        Chore::Bench => checks::bench(&toolbox),
+        Chore::Bench { hardware, steps } => checks::bench(&mut toolbox, hardware, steps),
         Chore::Finish => page::finish(&toolbox),
     }
 }

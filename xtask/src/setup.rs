@@ -31,6 +31,9 @@ const GECKODRIVER: &str = "0.37.1";
 
 const AXE: &str = "4.14.1";
 
+/// The engine that ours are measured against.
+const ONNXRUNTIME_WEB: &str = "1.30.0";
+
 /// What the build of the page needs.
 ///
 /// # Errors
@@ -154,6 +157,36 @@ pub fn browsers(toolbox: &mut Toolbox) -> Result<Browsers, Failure> {
         geckodriver: geckodriver(toolbox).ok_or_else(lost)?,
         axe: axe(toolbox),
     })
+}
+
+/// The folder of onnxruntime-web's builds, which the bench needs.
+///
+/// # Errors
+/// [`Failure::Missing`] where npm cannot get it.
+pub fn onnxruntime_web(toolbox: &mut Toolbox) -> Result<PathBuf, Failure> {
+    const NAME: &str = "onnxruntime-web";
+    let folder = toolbox.tools.join(NAME);
+    let builds = folder.join("node_modules").join(NAME).join("dist");
+    let there = builds.clone();
+    obtain(
+        toolbox,
+        &Need {
+            what: format!("{NAME} {ONNXRUNTIME_WEB}, which our engines are measured against"),
+            sources: vec![Source::Npm {
+                name: NAME,
+                version: ONNXRUNTIME_WEB,
+            }],
+            by_hand: format!(
+                "npm install --prefix {} {NAME}@{ONNXRUNTIME_WEB}",
+                folder.display()
+            ),
+            check: &|_| match there.join("ort.webgpu.min.mjs").is_file() {
+                true => Ok(()),
+                false => Err("not found".into()),
+            },
+        },
+    )?;
+    Ok(builds)
 }
 
 fn axe(toolbox: &Toolbox) -> PathBuf {
