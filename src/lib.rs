@@ -13,6 +13,7 @@
 //! | a drop of ink: the score in closed form | [`Mixture`] in `mixture.rs` |
 //! | real garments, their map, and the nearest of them | [`Gallery`] in `gallery.rs` |
 //! | the file the page loads | `weights.rs` |
+//! | the list of those that ship | `index.rs` |
 //!
 //! Two programs stand on this crate: the trainer and the page. Neither defines a network, a
 //! schedule or a random number of its own, so that the same seed is the same garment in both. The
@@ -27,6 +28,7 @@ pub mod diffusion;
 pub mod ema;
 pub mod gallery;
 pub mod garment;
+pub mod index;
 pub mod mixture;
 pub mod noise;
 pub mod sampler;

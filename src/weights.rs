@@ -19,7 +19,7 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     BetaSchedule, Denoiser, Garment, GaussianDiffusion, NoiseSchedule, Prediction, UNet,
-    UNetConfig, noise::gaussian_batch, schedule::ScheduleError, unet::ConfigError,
+    UNetConfig, index, noise::gaussian_batch, schedule::ScheduleError, unet::ConfigError,
 };
 
 /// Versions of the file's layout and of what its fields mean, of which another one is made whenever
@@ -360,37 +360,14 @@ fn unreadable(error: burn_pack::Error) -> WeightsError {
     }
 }
 
-/// `web/weights/index.json`: which weights there are.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Index {
-    /// The file used where none is asked for; one of `models`.
-    pub default: String,
-    /// Every file, in the order of their epochs.
-    pub models: Vec<IndexEntry>,
-}
+/// `web/weights/index.json`, with all that `trainer evaluate` found.
+pub type Index = index::Index<Evaluations>;
 
-impl Index {
-    /// The entry of the default file.
-    pub fn default_entry(&self) -> Option<&IndexEntry> {
-        self.models.iter().find(|model| model.file == self.default)
-    }
-}
+/// One weights file of the [`Index`].
+pub type IndexEntry = index::IndexEntry<Evaluations>;
 
-/// One weights file.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct IndexEntry {
-    /// Name beside the index.
-    pub file: String,
-    /// Its length.
-    pub bytes: u64,
-    /// SHA-256 of the whole file; hexadecimal.
-    pub sha256: String,
-    /// Passes over the data set.
-    pub epoch: u32,
-    /// What `trainer evaluate` found; empty where it has not been run.
-    #[serde(default)]
-    pub evaluation: serde_json::Map<String, serde_json::Value>,
-}
+/// What was found, by sampler and steps: as it was written, for whoever reads it.
+pub type Evaluations = serde_json::Map<String, serde_json::Value>;
 
 #[cfg(test)]
 mod tests {
