@@ -70,25 +70,20 @@ impl Gallery {
             .iter()
             .map(|x| (x + 1.0).clamp(0.0, 2.0) * 127.5)
             .collect();
-        let mut all: Vec<Neighbour> = (self.pixels.chunks_exact(PIXELS).enumerate())
-            .map(|(index, image)| {
-                let pairs = image.iter().zip(&x);
-                let squares: f32 = pairs.map(|(a, b)| (f32::from(*a) - b).powi(2)).sum();
-                let distance = (squares / PIXELS as f32).sqrt();
-                Neighbour { index, distance }
-            })
-            .collect();
-        // Of two as close, the one that stands first: nothing depends on the order of sorting.
-        let closer = |a: &Neighbour, b: &Neighbour| {
-            (a.distance.total_cmp(&b.distance)).then(a.index.cmp(&b.index))
-        };
-        let count = count.min(all.len());
-        if count < all.len() {
-            all.select_nth_unstable_by(count, closer);
-            all.truncate(count);
+        // A handful is asked for: each finds its place among those found so far.
+        let mut closest: Vec<Neighbour> = Vec::with_capacity(count.min(self.len()) + 1);
+        for (index, image) in self.pixels.chunks_exact(PIXELS).enumerate() {
+            let pairs = image.iter().zip(&x);
+            let squares: f32 = pairs.map(|(a, b)| (f32::from(*a) - b).powi(2)).sum();
+            let distance = (squares / PIXELS as f32).sqrt();
+            // Of two as close, the one that stands first.
+            let place = closest.partition_point(|n| n.distance.total_cmp(&distance).is_le());
+            if place < count {
+                closest.insert(place, Neighbour { index, distance });
+                closest.truncate(count);
+            }
         }
-        all.sort_unstable_by(closer);
-        all
+        closest
     }
 
     /// The class that most of these neighbours have; of classes with as many, the one whose nearest
@@ -225,13 +220,30 @@ pub struct Index {
     pub projection: ProjectionNote,
     /// How far the nearest neighbours can be trusted.
     pub neighbours: NeighboursNote,
-    /// How often a branch keeps the class of its run, once that has been measured.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub branches: Option<Branches>,
+    /// How often a branch keeps the class of its run: a curve for each weights file for which that
+    /// has been measured, in the order of their epochs.
+    #[serde(default)]
+    pub branches: Vec<Branches>,
     /// SHA-256 of the training images and labels, uncompressed.
     pub training_sha256: String,
     /// SHA-256 of the test images and labels, uncompressed.
     pub test_sha256: String,
+}
+
+impl Index {
+    /// Adds a curve, in place of the one that there was of the same epoch.
+    pub fn keep(&mut self, branches: Branches) {
+        self.branches.retain(|kept| kept.epoch != branches.epoch);
+        let later = |kept: &Branches| kept.epoch < branches.epoch;
+        let place = self.branches.partition_point(later);
+        self.branches.insert(place, branches);
+    }
+
+    /// The curve of the weights with this checksum.
+    pub fn branches_of(&self, weights_sha256: &str) -> Option<&Branches> {
+        let mut all = self.branches.iter();
+        all.find(|branches| branches.weights_sha256 == weights_sha256)
+    }
 }
 
 /// A gzip file of what [`encode`] makes.
@@ -384,6 +396,51 @@ mod tests {
             more[8..12].copy_from_slice(&u32::MAX.to_le_bytes());
             assert!(matches!(decode(&more), Err(GalleryError::Length { .. })));
         }
+    }
+
+    #[test]
+    fn each_epoch_has_one_curve() {
+        let curve = |epoch, sha256: &str| Branches {
+            weights_sha256: sha256.to_owned(),
+            epoch,
+            sampler: "ddpm".to_owned(),
+            steps: 50,
+            runs: 2,
+            seed: 0,
+            by_chance: 0.1,
+            points: Vec::new(),
+        };
+        let file = || GalleryFile {
+            file: String::new(),
+            bytes: 0,
+            sha256: String::new(),
+            images: 0,
+        };
+        let mut index = Index {
+            test: file(),
+            map: file(),
+            projection: ProjectionNote {
+                method: String::new(),
+                images: 0,
+                explained_variance: [0.0; 2],
+            },
+            neighbours: NeighboursNote {
+                votes: 5,
+                test_images: 0,
+                accuracy: 0.0,
+                median_distance: 0.0,
+            },
+            branches: Vec::new(),
+            training_sha256: String::new(),
+            test_sha256: String::new(),
+        };
+        for (epoch, sha256) in [(12, "a"), (50, "b"), (1, "c"), (12, "d")] {
+            index.keep(curve(epoch, sha256));
+        }
+        let epochs: Vec<u32> = index.branches.iter().map(|curve| curve.epoch).collect();
+        assert_eq!(epochs, [1, 12, 50]);
+        assert_eq!(index.branches_of("a"), None);
+        assert_eq!(index.branches_of("d"), Some(&curve(12, "d")));
     }
 
     #[test]

@@ -176,7 +176,7 @@ pub fn write(options: &Options) -> Result<Branches, BranchesError> {
         by_chance: by_chance(&counts),
         points,
     };
-    index.branches = Some(branches.clone());
+    index.keep(branches.clone());
     page_data::write_index(&options.out, &index)?;
     Ok(branches)
 }

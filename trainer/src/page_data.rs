@@ -60,7 +60,7 @@ pub fn write(data: Option<&Path>, out: &Path) -> Result<Index, PageDataError> {
     let (mut index, test_file, map_file) = build(&training, &test);
     let before = files::read(&out.join(INDEX)).ok();
     let before = before.and_then(|json| serde_json::from_slice::<Index>(&json).ok());
-    index.branches = before.and_then(|before| before.branches);
+    index.branches = before.map(|before| before.branches).unwrap_or_default();
     files::create_folder(out)?;
     files::write(&out.join(&index.test.file), &test_file)?;
     files::write(&out.join(&index.map.file), &map_file)?;
@@ -94,7 +94,7 @@ fn build(training: &Dataset, test: &Dataset) -> (Index, Vec<u8>, Vec<u8>) {
             explained_variance,
         },
         neighbours: trust(&map, test),
-        branches: None,
+        branches: Vec::new(),
         training_sha256: training.sha256().to_owned(),
         test_sha256: test.sha256().to_owned(),
     };
