@@ -204,6 +204,15 @@ impl Browser {
         }
     }
 
+    /// From now on the system prefers dark or light colours. Chromium.
+    #[track_caller]
+    pub fn prefer_colours(&self, scheme: &str) {
+        let features = json!([{ "name": "prefers-color-scheme", "value": scheme }]);
+        let command =
+            json!({ "cmd": "Emulation.setEmulatedMedia", "params": { "features": features } });
+        self.post("goog/cdp/execute", &command);
+    }
+
     /// The address now.
     #[track_caller]
     pub fn url(&self) -> String {

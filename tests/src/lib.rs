@@ -11,6 +11,7 @@ use fashion_ddpm::weights::{self, Weights};
 
 pub mod browser;
 pub mod clothing;
+pub mod page;
 pub mod reference;
 pub mod server;
 

@@ -55,7 +55,7 @@ pub async fn find() -> Option<Adapter> {
     .map(|name| name.trim().to_owned())
     .find(|name| !name.is_empty())
     .unwrap_or_else(|| "unnamed adapter".to_owned());
-    let lower = format!("{name} {}", word("architecture")).to_lowercase();
+    let lower = format!("{name} {}", word("architecture")).to_ascii_lowercase();
     let software = get(&info, "isFallbackAdapter").is_truthy()
         || get(&adapter, "isFallbackAdapter").is_truthy()
         || SOFTWARE.iter().any(|renderer| lower.contains(renderer));
