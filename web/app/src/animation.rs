@@ -85,7 +85,7 @@ mod tests {
             sqrt_one_minus_alpha_cumprod: 0.8,
         };
         let size = count as usize * 784;
-        let mut frames = Frames::new(picture, vec![step; steps]);
+        let mut frames = Frames::new(picture, None, vec![step; steps]);
         for step in 0..steps {
             let x: Vec<f32> = (0..size)
                 .map(|i| (i + step) as f32 % 7.0 / 3.5 - 1.0)

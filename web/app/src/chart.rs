@@ -191,8 +191,12 @@ fn number(value: f64) -> String {
     if value == 0.0 || (1e-3..1e6).contains(&magnitude) {
         return value.to_string();
     }
+    power_of_ten(magnitude.log10().round() as i32)
+}
+
+/// `10⁻⁹`
+pub fn power_of_ten(power: i32) -> String {
     const DIGITS: [char; 10] = ['⁰', '¹', '²', '³', '⁴', '⁵', '⁶', '⁷', '⁸', '⁹'];
-    let power = magnitude.log10().round() as i32;
     let digits = power.abs().to_string();
     let digits = digits
         .bytes()

@@ -7,11 +7,14 @@
 //! A run is stopped by dropping it. Which epoch's weights the engine holds is the desk's business:
 //! it loads what the next job needs.
 
-use std::{cell::RefCell, collections::BTreeMap, fmt, rc::Rc};
+use std::{cell::RefCell, fmt, rc::Rc};
 
 use futures_channel::{mpsc, oneshot};
 use protocol::{EngineKind, ErrorCode, Event, Model, Part, Picture, Request, Start, StepInfo};
-use serde::Deserialize;
+use serde::{
+    Deserialize, Deserializer,
+    de::{MapAccess, Visitor},
+};
 use wasm_bindgen_futures::spawn_local;
 
 use crate::{
@@ -21,39 +24,48 @@ use crate::{
     store::PIXELS,
 };
 
-/// `weights/index.json`, as far as the page needs it.
-#[derive(Debug, Clone, Deserialize)]
-pub struct Index {
-    /// File of the weights that are used where none are asked for.
-    pub default: String,
-    /// All weights there are.
-    pub models: Vec<Weights>,
-}
+/// `weights/index.json`.
+pub type Index = fashion_ddpm::index::Index<Evaluations>;
 
-/// A weights file.
-#[derive(Debug, Clone, Deserialize)]
-pub struct Weights {
-    file: String,
-    bytes: u64,
-    sha256: String,
-    /// Passes over the data set.
-    pub epoch: u32,
-    /// What `trainer evaluate` found, by sampler and steps, for example `ddpm-1000`.
-    #[serde(default)]
-    pub evaluation: BTreeMap<String, Evaluation>,
+/// A weights file of the list.
+pub type Weights = fashion_ddpm::index::IndexEntry<Evaluations>;
+
+/// What `trainer evaluate` found, with its name of sampler and steps, for example `ddpm-1000`.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Evaluations(pub Vec<(String, Evaluation)>);
+
+impl<'de> Deserialize<'de> for Evaluations {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Pairs;
+        impl<'de> Visitor<'de> for Pairs {
+            type Value = Evaluations;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("evaluations by their names")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Evaluations, A::Error> {
+                let mut pairs = Vec::new();
+                while let Some(pair) = map.next_entry()? {
+                    pairs.push(pair);
+                }
+                Ok(Evaluations(pairs))
+            }
+        }
+        deserializer.deserialize_map(Pairs)
+    }
 }
 
 /// As much of an evaluation as the page quotes.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct Evaluation {
     /// How many samples were judged.
     pub count: u32,
     /// The share of them nearer to a training image, of all there are, than 99 % of the test images.
-    pub suspicious: Estimate,
+    #[serde(default)]
+    pub suspicious: Option<Estimate>,
 }
 
 /// A figure of an evaluation.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct Estimate {
     /// The figure itself.
     pub value: f64,
@@ -61,11 +73,9 @@ pub struct Estimate {
     pub interval: [f64; 2],
 }
 
-impl Weights {
-    /// Where it is, with its checksum as a version.
-    pub fn address(&self) -> String {
-        dom::absolute(&format!("weights/{}?v={}", self.file, self.sha256))
-    }
+/// Where a weights file is, with its checksum as a version.
+pub fn address(weights: &Weights) -> String {
+    dom::absolute(&format!("weights/{}?v={}", weights.file, weights.sha256))
 }
 
 /// Something to compute.
@@ -157,7 +167,7 @@ struct Inner {
     /// The build's id, for addresses of files whose names have none.
     build: String,
     told: Told,
-    index: Option<Index>,
+    index: Option<Rc<Index>>,
     engine: Option<Engine>,
     /// Counts engines: what one said that has been given up is not listened to.
     generation: u32,
@@ -173,7 +183,8 @@ struct Inner {
     loading: Option<u32>,
     /// Whether the page's own weights have been usable.
     ready: bool,
-    downloads: BTreeMap<bool, Download>,
+    /// Of the engine, and of the weights.
+    downloads: [Option<Download>; 2],
     numbers: u32,
     run: Option<Active>,
     questions: Vec<Asked>,
@@ -220,7 +231,7 @@ impl Desk {
             loaded: None,
             loading: None,
             ready: false,
-            downloads: BTreeMap::new(),
+            downloads: [None, None],
             numbers: 0,
             run: None,
             questions: Vec::new(),
@@ -256,8 +267,8 @@ impl Desk {
     }
 
     fn take_index(&self, index: Index) {
-        let default = index.models.iter().find(|m| m.file == index.default);
-        let Some(default) = default.or(index.models.first()).map(|model| model.epoch) else {
+        let default = index.default_entry().or(index.models.first());
+        let Some(default) = default.map(|model| model.epoch) else {
             return self.tell(Notice::Failed(
                 ErrorCode::WeightsMissing,
                 "There are no weights beside this page yet. Train and export some, and reload it."
@@ -269,7 +280,7 @@ impl Desk {
             let chosen = inner.preferred.unwrap_or(default);
             let there = index.models.iter().any(|model| model.epoch == chosen);
             inner.preferred = Some(if there { chosen } else { default });
-            inner.index = Some(index);
+            inner.index = Some(Rc::new(index));
         }
         self.tell(Notice::Index);
         self.go_on();
@@ -284,7 +295,7 @@ impl Desk {
             inner.loaded = None;
             inner.loading = None;
             inner.ready = false;
-            inner.downloads.clear();
+            inner.downloads = [None, None];
             // The old one, if any, ends here.
             inner.engine = None;
             (inner.generation, inner.build.clone())
@@ -304,7 +315,7 @@ impl Desk {
     // What figures ask.
 
     /// The list of weights, once it is there.
-    pub fn index(&self) -> Option<Index> {
+    pub fn index(&self) -> Option<Rc<Index>> {
         self.0.borrow().index.clone()
     }
 
@@ -342,7 +353,7 @@ impl Desk {
     /// Shows the downloads that go on.
     pub fn with_downloads<T>(&self, show: impl FnOnce(&[&Download]) -> T) -> T {
         let inner = self.0.borrow();
-        let downloads: Vec<&Download> = inner.downloads.values().collect();
+        let downloads: Vec<&Download> = inner.downloads.iter().flatten().collect();
         show(&downloads)
     }
 
@@ -474,16 +485,14 @@ impl Desk {
                     received,
                     total: total.filter(|total| *total >= received),
                 };
-                self.0
-                    .borrow_mut()
-                    .downloads
-                    .insert(part == Part::Weights, download);
+                let place = usize::from(part == Part::Weights);
+                self.0.borrow_mut().downloads[place] = Some(download);
                 self.tell(Notice::Status);
             }
             Event::Busy { message } => {
                 let quiet = {
                     let mut inner = self.0.borrow_mut();
-                    inner.downloads.clear();
+                    inner.downloads = [None, None];
                     inner.ready
                 };
                 // Other weights for a figure's job are no news for the page.
@@ -564,7 +573,7 @@ impl Desk {
                 device = format!("{device}. {reason}");
             }
             inner.device = Some(device);
-            inner.downloads.clear();
+            inner.downloads = [None, None];
             inner.loading = None;
             inner.loaded = Some(model.clone());
             let own = Some(model.epoch) == inner.preferred;
@@ -585,7 +594,7 @@ impl Desk {
     fn take_failure(&self, code: ErrorCode, message: String, fatal: bool) {
         let (gpu, own) = {
             let mut inner = self.0.borrow_mut();
-            inner.downloads.clear();
+            inner.downloads = [None, None];
             let kind = inner.engine.as_ref().map(|engine| engine.kind);
             let loading = inner.loading.take();
             // Weights that only a figure wanted.
@@ -685,7 +694,7 @@ impl Inner {
             ));
         };
         let request = Request::Load {
-            url: weights.address(),
+            url: address(weights),
             bytes: weights.bytes,
         };
         self.loading = Some(wanted);

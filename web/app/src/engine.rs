@@ -2,6 +2,7 @@
 
 use js_sys::{Array, Float32Array, Object, Reflect};
 use protocol::{EngineKind, ErrorCode, Event, Request, adapter};
+use serde::de::DeserializeOwned;
 use wasm_bindgen::{JsCast, prelude::*};
 use web_sys::{ErrorEvent, MessageEvent, Worker, WorkerOptions, WorkerType};
 
@@ -82,15 +83,15 @@ impl Engine {
             let told = told.clone();
             move |event: MessageEvent| {
                 let parts: Array = event.data().unchecked_into();
-                match serde_wasm_bindgen::from_value(parts.get(0)) {
-                    Ok(event) => {
+                match read(&parts.get(0)) {
+                    Some(event) => {
                         let buffers = parts.iter().skip(1);
                         told(
                             event,
                             buffers.map(|b| Float32Array::new(&b).to_vec()).collect(),
                         );
                     }
-                    Err(error) => told(fatal(&unable(&error.to_string())), vec![]),
+                    None => told(fatal(&unable("it said something unknown")), vec![]),
                 }
             }
         });
@@ -146,6 +147,59 @@ impl Drop for Engine {
         self.worker.set_onmessageerror(None);
         self.worker.terminate();
     }
+}
+
+/// An event of the engine, in the shape that `protocol` gives it; `None` where it is another one.
+///
+/// By hand, because the derived reading of an enum that names its variant inside is a tenth of this
+/// program: it has to keep whatever comes before it knows the variant.
+fn read(event: &JsValue) -> Option<Event> {
+    fn part<T: DeserializeOwned>(event: &JsValue, key: &str) -> Option<T> {
+        serde_wasm_bindgen::from_value(get(event, key)).ok()
+    }
+    let number = |key| get(event, key).as_f64();
+    let word = |key| get(event, key).as_string();
+    let whole = |key| number(key).map(|number| number as u32);
+    Some(match word("type")?.as_str() {
+        "progress" => Event::Progress {
+            part: part(event, "part")?,
+            received: number("received")?,
+            total: number("total"),
+        },
+        "busy" => Event::Busy {
+            message: word("message")?,
+        },
+        "ready" => Event::Ready {
+            engine: part(event, "engine")?,
+            adapter: word("adapter")?,
+            software: get(event, "software").as_bool()?,
+            model: part(event, "model")?,
+        },
+        "started" => Event::Started {
+            run: whole("run")?,
+            steps: part(event, "steps")?,
+        },
+        "frames" => Event::Frames {
+            run: whole("run")?,
+            first: whole("first")?,
+            count: whole("count")?,
+        },
+        "done" => Event::Done {
+            run: whole("run")?,
+            elapsed_ms: number("elapsedMs")?,
+        },
+        "stopped" => Event::Stopped { run: whole("run")? },
+        "explained" => Event::Explained {
+            run: whole("run")?,
+            index: whole("index")?,
+        },
+        "error" => Event::Error {
+            code: part(event, "code")?,
+            message: word("message")?,
+            fatal: get(event, "fatal").as_bool()?,
+        },
+        _ => return None,
+    })
 }
 
 fn fatal(message: &str) -> Event {

@@ -2,13 +2,15 @@
 //!
 //! Which figure stands in the address (`lecture=3`), so that a slide can link to it. The figures do
 //! not know of it: their main button carries `data-play`, their button for a single step
-//! `data-step`, and the keys press those.
+//! `data-step`, and the keys press those. Only a single step of figure 1 is more than its button,
+//! which is out of use until somebody pauses.
 
 use wasm_bindgen::JsCast;
 use web_sys::{Element, HtmlDialogElement, HtmlElement, KeyboardEvent};
 
 use crate::{
     dom::{self, find, set_attribute, set_text, window},
+    figures,
     page::Page,
 };
 
@@ -166,6 +168,10 @@ fn press(page: &Page, event: &KeyboardEvent) -> bool {
             false
         }
         " " => click("data-play"),
+        "." if page.state().lecture == Some(1) => {
+            figures::step();
+            true
+        }
         "." => click("data-step"),
         "ArrowRight" | "ArrowDown" | "PageDown" => {
             go_by(page, 1);

@@ -3,7 +3,7 @@
 
 use fashion_ddpm::{
     Garment,
-    gallery::{BranchPoint, Gallery, Neighbour, Projection},
+    gallery::{Gallery, Neighbour, Projection},
     noise::PIXELS,
 };
 
@@ -125,10 +125,15 @@ pub fn looks_like(gallery: &Gallery, x: &[f32], votes: usize) -> Option<(Garment
     Some((garment, neighbours))
 }
 
-/// Standard error of a share of `n`.
-pub fn standard_error(point: BranchPoint, n: u32) -> f64 {
-    let share = f64::from(point.kept) / f64::from(n.max(1));
-    (share * (1.0 - share) / f64::from(n.max(1))).sqrt()
+/// The 95 % interval of a share of which `kept` of `n` were seen (Wilson 1927): within 0 and 1, and
+/// not empty where all were seen or none.
+pub fn interval(kept: u32, n: u32) -> [f64; 2] {
+    const Z: f64 = 1.959_964;
+    let n = f64::from(n.max(1));
+    let (share, z) = (f64::from(kept) / n, Z * Z / n);
+    let middle = (share + z / 2.0) / (1.0 + z);
+    let half = (share * (1.0 - share) * z + z * z / 4.0).sqrt() / (1.0 + z);
+    [middle - half, middle + half]
 }
 
 /// Stops of a run to show in a strip of this many pictures from stop `first` to the last one, both
@@ -214,7 +219,22 @@ mod tests {
         assert_eq!(strip(0, 1000, 5), [0, 250, 500, 750, 1000]);
         assert_eq!(strip(998, 1000, 5), [998, 999, 1000]);
         assert_eq!(strip(7, 7, 5), [7]);
-        let point = BranchPoint { t: 1, kept: 25 };
-        assert!((standard_error(point, 100) - 0.0433).abs() < 1e-4);
+    }
+
+    /// The ends of the interval solve (p - share)^2 = z^2 p (1 - p) / n, which is how it is defined.
+    #[test]
+    fn an_interval_holds_what_a_share_may_be_of() {
+        for (kept, n) in [(0, 10), (5, 10), (10, 10), (25, 100), (127, 128)] {
+            let share = f64::from(kept) / f64::from(n);
+            for end in interval(kept, n) {
+                let [left, right] = [(end - share).powi(2), end * (1.0 - end) / f64::from(n)];
+                assert!(
+                    (left - 1.959_964f64.powi(2) * right).abs() < 1e-12,
+                    "{kept} of {n}"
+                );
+            }
+            let [low, high] = interval(kept, n);
+            assert!(low < high && (low..=high).contains(&share));
+        }
     }
 }

@@ -44,16 +44,22 @@ impl At {
     }
 }
 
-/// What somebody draws: 28 x 28 grey levels, black at first.
-#[derive(Debug, Clone, PartialEq)]
+/// White on the pad; black is 0. As few levels as fit three bits, for the link.
+const WHITE: u8 = 7;
+
+/// Characters that a link holds as they are, one for each number below 64.
+const CHARACTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+
+/// What somebody draws: 28 x 28 levels, black at first.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pad {
-    levels: Vec<f32>,
+    levels: Vec<u8>,
 }
 
 impl Default for Pad {
     fn default() -> Self {
         Self {
-            levels: vec![0.0; PIXELS],
+            levels: vec![0; PIXELS],
         }
     }
 }
@@ -65,18 +71,51 @@ impl Pad {
     pub fn stroke(&mut self, from: [f64; 2], to: [f64; 2], radius: f64, level: f64) {
         for (i, old) in self.levels.iter_mut().enumerate() {
             let centre = [0.5 + (i % IMAGE_SIZE) as f64, 0.5 + (i / IMAGE_SIZE) as f64];
-            let cover =
-                (radius + 0.5 - distance_to_stroke(centre, from, to)).clamp(0.0, 1.0) as f32;
+            let cover = (radius + 0.5 - distance_to_stroke(centre, from, to)).clamp(0.0, 1.0);
+            let rounded = |level: f64| (level * f64::from(WHITE)).round() as u8;
             *old = match level > 0.0 {
-                true => old.max(cover * level as f32),
-                false => *old * (1.0 - cover),
+                true => rounded(cover * level).max(*old),
+                false => rounded(1.0 - cover).min(*old),
             };
         }
     }
 
     /// As the network sees it: black is -1.
     pub fn image(&self) -> Image {
-        self.levels.iter().map(|level| 2.0 * level - 1.0).collect()
+        let share = |level: &u8| f32::from(*level) / f32::from(WHITE);
+        self.levels
+            .iter()
+            .map(|level| 2.0 * share(level) - 1.0)
+            .collect()
+    }
+
+    /// Whether nothing is drawn.
+    pub fn is_empty(&self) -> bool {
+        self.levels.iter().all(|level| *level == 0)
+    }
+
+    /// The drawing for a link: one character for up to eight pixels of one level, row by row; the
+    /// black at the end is left out. A few hundred characters for a garment.
+    pub fn code(&self) -> String {
+        let drawn = self.levels.iter().rposition(|level| *level > 0);
+        let levels = &self.levels[..drawn.map_or(0, |last| last + 1)];
+        let alike = levels.chunk_by(|a, b| a == b).flat_map(|run| run.chunks(8));
+        let character = |run: &[u8]| CHARACTERS[usize::from(run[0]) * 8 + run.len() - 1];
+        alike.map(|run| char::from(character(run))).collect()
+    }
+
+    /// Reads what [`Self::code`] wrote.
+    pub fn parse(code: &str) -> Option<Self> {
+        let mut levels = Vec::with_capacity(PIXELS);
+        for character in code.bytes() {
+            let number = CHARACTERS.iter().position(|known| *known == character)?;
+            levels.extend(std::iter::repeat_n((number / 8) as u8, number % 8 + 1));
+            if levels.len() > PIXELS {
+                return None;
+            }
+        }
+        levels.resize(PIXELS, 0);
+        Some(Self { levels })
     }
 }
 
@@ -153,6 +192,32 @@ mod tests {
         assert_eq!((at(&pad, 12, 10), at(&pad, 8, 10)), (-1.0, 1.0));
         pad.stroke([0.0, 10.5], [28.0, 10.5], 4.0, 0.0);
         assert!(is_empty(&pad));
+    }
+
+    #[test]
+    fn a_drawing_is_in_its_code() {
+        let mut pad = Pad::default();
+        assert_eq!((pad.code(), pad.is_empty()), (String::new(), true));
+        assert_eq!(Pad::parse(""), Some(Pad::default()));
+        // A dress, more or less.
+        pad.stroke([14.0, 4.0], [14.0, 12.0], 4.0, 1.0);
+        pad.stroke([14.0, 12.0], [9.0, 25.0], 3.0, 0.6);
+        pad.stroke([14.0, 12.0], [19.0, 25.0], 3.0, 0.6);
+        let code = pad.code();
+        assert!(!pad.is_empty() && code.len() < 400, "{}", code.len());
+        assert_eq!(Pad::parse(&code), Some(pad));
+        // Each pixel another than the one before: the longest there is.
+        let levels = (0..PIXELS).map(|i| (i % 7) as u8 + 1).collect();
+        let pad = Pad { levels };
+        assert_eq!(pad.code().len(), PIXELS);
+        assert_eq!(Pad::parse(&pad.code()), Some(pad.clone()));
+        for wrong in ["A B", "é", "A=", &format!("{}A", pad.code())] {
+            assert_eq!(Pad::parse(wrong), None, "{wrong}");
+        }
+        // By hand: one white pixel after nine black ones.
+        let one = Pad::parse("HA4").unwrap();
+        let white: Vec<usize> = (0..PIXELS).filter(|i| one.image()[*i] == 1.0).collect();
+        assert_eq!(white, [9]);
     }
 
     #[test]

@@ -15,7 +15,7 @@ use web_sys::{Element, HtmlElement, HtmlProgressElement, UrlSearchParams};
 
 use crate::{
     benchmark,
-    desk::{Desk, Download, Notice},
+    desk::{self, Desk, Download, Notice},
     dom::{self, find, set_attribute, set_text, window},
     figures, lecture,
     state::State,
@@ -272,8 +272,8 @@ impl Page {
             used.push(dom::absolute(&format!("{name}_bg.wasm?v={build}")));
         }
         if let Some(index) = self.desk().index() {
-            let mine = |weights: &&crate::desk::Weights| Some(weights.epoch) == self.state().epoch;
-            used.extend(index.models.iter().find(mine).map(|w| w.address()));
+            let mine = |weights: &&desk::Weights| Some(weights.epoch) == self.state().epoch;
+            used.extend(index.models.iter().find(mine).map(desk::address));
         }
         let script = format!("sw.js?v={build}");
         spawn_local(async move {

@@ -96,8 +96,11 @@ impl Order {
         // Branch u32::MAX: no branch of a picture has these numbers.
         let lots = gaussian(self.seed, self.drawn, u32::MAX, 0);
         self.drawn += 1;
-        let mut drawn: Vec<(f32, T)> = lots.into_iter().zip(things).collect();
-        drawn.sort_by(|a, b| a.0.total_cmp(&b.0));
+        let mut drawn: Vec<(f32, T)> = Vec::new();
+        for (lot, thing) in lots.into_iter().zip(things) {
+            let place = drawn.partition_point(|before| before.0.total_cmp(&lot).is_le());
+            drawn.insert(place, (lot, thing));
+        }
         drawn.into_iter().map(|(_, thing)| thing).collect()
     }
 }

@@ -8,7 +8,7 @@ use std::{
 use fashion_ddpm::Garment;
 use protocol::Picture;
 
-use crate::ink::SHAPES;
+use crate::{ink::SHAPES, noising::Pad};
 
 /// Slugs of the garments, as in the page's choice and the trainer's commands; `any` is no label.
 pub const GARMENTS: [&str; 11] = [
@@ -117,6 +117,8 @@ pub struct State {
     pub ink: Ink,
     /// `x0`: what figure 3 noises.
     pub subject: Subject,
+    /// `drawing`: what has been drawn to be noised.
+    pub drawing: Pad,
     /// `noising`: its t, 0 to 1000.
     pub noising_t: u32,
     /// `branch` and `branch-t`: a branch of the run, in figure 6.
@@ -231,6 +233,7 @@ impl State {
                 garment: Garment::AnkleBoot,
                 which: 1,
             },
+            drawing: Pad::default(),
             noising_t: 300,
             branch: None,
             lecture: None,
@@ -271,7 +274,7 @@ impl State {
                 ),
                 "guidance" => take(
                     &mut state.guidance,
-                    within(&value, GUIDANCE),
+                    decimal(&value).filter(|guidance| GUIDANCE.contains(guidance)),
                     "a number from 0 to 8",
                 ),
                 "count" => take(
@@ -293,6 +296,11 @@ impl State {
                     &mut state.subject,
                     Subject::parse(&value),
                     "drawn, or a garment and its number, for example bag-2",
+                ),
+                "drawing" => take(
+                    &mut state.drawing,
+                    Pad::parse(&value),
+                    "a drawing of this page",
                 ),
                 "noising" => take(
                     &mut state.noising_t,
@@ -362,6 +370,9 @@ impl State {
         if self.subject != usual.subject {
             let _ = write!(query, "&x0={}", self.subject.slug());
         }
+        if !self.drawing.is_empty() {
+            let _ = write!(query, "&drawing={}", self.drawing.code());
+        }
         if self.noising_t != usual.noising_t {
             let _ = write!(query, "&noising={}", self.noising_t);
         }
@@ -420,8 +431,20 @@ fn flag(value: &str) -> Option<bool> {
     }
 }
 
+/// A number with or without decimals, as short as people write them. The standard library's reading
+/// of floats brings ten kilobytes of tables into a program that everybody waits for.
+pub fn decimal(value: &str) -> Option<f64> {
+    let (whole, decimals) = value.split_once('.').unwrap_or((value, ""));
+    let digits = |text: &str| text.len() <= 9 && text.bytes().all(|c| c.is_ascii_digit());
+    if whole.is_empty() || !digits(whole) || !digits(decimals) {
+        return None;
+    }
+    // Both are exact, so that the quotient is the double nearest to what is written.
+    let all: u64 = format!("{whole}{decimals}").parse().ok()?;
+    Some(all as f64 / 10f64.powi(decimals.len() as i32))
+}
+
 fn within<T: std::str::FromStr + PartialOrd>(value: &str, range: RangeInclusive<T>) -> Option<T> {
-    // NaN is in no range.
     value.parse().ok().filter(|value| range.contains(value))
 }
 
@@ -452,6 +475,7 @@ mod tests {
                 garment: Garment::AnkleBoot,
                 which: 2,
             },
+            drawing: Pad::parse("HA4").unwrap(),
             noising_t: 1000,
             branch: Some(Branch { number: 3, t: 412 }),
             lecture: Some(8),
@@ -470,6 +494,37 @@ mod tests {
         }
         let state = State::with_seed(3);
         assert_eq!(parse(&state.query()), (state, vec![]));
+    }
+
+    #[test]
+    fn decimals_are_read_as_the_standard_library_does() {
+        for text in [
+            "0",
+            "1",
+            "7.3",
+            "1.25",
+            "0.1",
+            "8.0",
+            "3.",
+            "123456789.123456789",
+        ] {
+            assert_eq!(decimal(text), text.parse().ok(), "{text}");
+        }
+        for text in [
+            "",
+            ".5",
+            "-1",
+            "+1",
+            "1e3",
+            "nan",
+            "inf",
+            "1.2.3",
+            " 1",
+            "0x1",
+            "1234567890",
+        ] {
+            assert_eq!(decimal(text), None, "{text}");
+        }
     }
 
     #[test]
@@ -511,6 +566,7 @@ mod tests {
             "x0=hat-1",
             "x0=bag-3",
             "noising=1001",
+            "drawing=*",
             "branch=0",
             "branch-t=0",
             "lecture=0",

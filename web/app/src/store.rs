@@ -4,8 +4,6 @@
 //! are kept as well; of more, only until they have been shown, and the network is asked again where
 //! somebody looks back.
 
-use std::collections::BTreeMap;
-
 use fashion_ddpm::sampler::to_pixel;
 use half::f16;
 use protocol::{Picture, StepInfo};
@@ -29,22 +27,29 @@ pub struct Prediction {
 pub struct Frames {
     /// Which picture it is.
     pub picture: Picture,
+    /// Of its weights; `None` before the list of weights was there.
+    pub epoch: Option<u32>,
     /// The numbers of each step.
     pub steps: Vec<StepInfo>,
     x_t: Vec<f16>,
-    predictions: BTreeMap<usize, Prediction>,
+    /// Of each frame, where it is known.
+    predictions: Vec<Option<Prediction>>,
+    /// Answers before this frame have been let go.
+    kept_from: usize,
     x_0: Option<Vec<f32>>,
 }
 
 impl Frames {
     /// None so far, of these steps.
-    pub fn new(picture: Picture, steps: Vec<StepInfo>) -> Self {
+    pub fn new(picture: Picture, epoch: Option<u32>, steps: Vec<StepInfo>) -> Self {
         let values = steps.len() * picture.count as usize * PIXELS;
         Self {
             picture,
+            epoch,
             steps,
             x_t: Vec::with_capacity(values),
-            predictions: BTreeMap::new(),
+            predictions: Vec::new(),
+            kept_from: 0,
             x_0: None,
         }
     }
@@ -70,8 +75,7 @@ impl Frames {
             let Some(step) = self.steps.get(index) else {
                 break;
             };
-            self.predictions
-                .insert(index, predict(x_t, pred_noise, step));
+            self.predictions.push(Some(predict(x_t, pred_noise, step)));
             self.x_t.extend(x_t.iter().map(|v| f16::from_f32(*v)));
             taken += 1;
         }
@@ -87,9 +91,10 @@ impl Frames {
     pub fn explain(&mut self, index: usize, pred_noise: &[f32]) {
         if let (Some(x_t), Some(step)) = (self.x(index), self.steps.get(index))
             && x_t.len() == pred_noise.len()
+            && let Some(place) = self.predictions.get_mut(index)
         {
-            self.predictions
-                .insert(index, predict(&x_t, pred_noise, step));
+            *place = Some(predict(&x_t, pred_noise, step));
+            self.kept_from = self.kept_from.min(index);
         }
     }
 
@@ -105,13 +110,15 @@ impl Frames {
 
     /// What the network made of a frame, where that is known.
     pub fn prediction(&self, index: usize) -> Option<&Prediction> {
-        self.predictions.get(&index)
+        self.predictions.get(index)?.as_ref()
     }
 
     /// The network's answers before this frame have been shown.
     pub fn shown(&mut self, index: usize) {
         if self.picture.count > 1 {
-            self.predictions = self.predictions.split_off(&index);
+            let seen = self.predictions.iter_mut().take(index).skip(self.kept_from);
+            seen.for_each(|prediction| *prediction = None);
+            self.kept_from = self.kept_from.max(index);
         }
     }
 }
@@ -155,7 +162,7 @@ mod tests {
             sqrt_alpha_cumprod: 0.6,
             sqrt_one_minus_alpha_cumprod: 0.8,
         };
-        Frames::new(picture, vec![step; steps])
+        Frames::new(picture, Some(12), vec![step; steps])
     }
 
     #[test]

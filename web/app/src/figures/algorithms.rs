@@ -12,7 +12,10 @@ use fashion_ddpm::{
 use protocol::Picture;
 use web_sys::{Element, HtmlButtonElement, HtmlCanvasElement};
 
-use super::{on_press, sampling};
+use super::{
+    on_press,
+    sampling::{self, grouped},
+};
 use crate::{
     canvas::{self, describe, put_grey, put_noise},
     chart::{Axis, Chart},
@@ -38,11 +41,17 @@ pub async fn mount(page: Page) -> Result<(), String> {
     });
     step.borrow_mut().show();
     let button: HtmlButtonElement = find("one-step");
-    page.watch({
+    let follow = {
         let (page, button) = (page.clone(), button.clone());
-        move || button.set_disabled(!page.desk().is_ready())
-    });
-    button.set_disabled(!page.desk().is_ready());
+        move || {
+            button.set_disabled(!page.desk().is_ready());
+            if let Some(model) = page.model() {
+                set_text(&find("parameters"), &grouped(model.parameters));
+            }
+        }
+    };
+    follow();
+    page.watch(follow);
     dom::listen(&button, "click", |_| sampling::step());
 
     let gallery = data::test_images("algorithms-load").await?;
@@ -101,9 +110,9 @@ impl Examples {
         let names = [
             ("x-0", "Example: x_0", "x₀, the image"),
             ("noise", "Example: noise", "ε, the noise"),
-            ("x-t", "Example: x_t", "x at t, what the network gets"),
-            ("pred", "Example: predicted noise", "the network’s answer"),
-            ("error", "Example: squared error", "squared difference"),
+            ("x-t", "Example: x_t", "xₜ, mixed"),
+            ("pred", "Example: predicted noise", "the answer"),
+            ("error", "Example: squared error", "its error"),
         ];
         let pictures = names.map(|(id, name, caption)| {
             canvas::figure(&place, &format!("example-{id}-picture"), name, caption).0
@@ -197,7 +206,7 @@ async fn take(examples: Rc<Examples>, count: usize) -> Result<(), End> {
         put_grey(on_error, &shades);
         text(
             "example-loss",
-            format!("= {:.3}, per pixel {error:.5}", error * PIXELS as f64),
+            format!("= {:.2}, per pixel {error:.5}", error * PIXELS as f64),
         );
         examples.points.borrow_mut().push((t as f64 + 1.0, error));
         examples.draw();
@@ -216,18 +225,6 @@ struct StepShown {
     plan: Option<(Picture, Vec<Step>)>,
 }
 
-/// What the table says, in order.
-const ROWS: [&str; 8] = [
-    "t",
-    "α at t",
-    "ᾱ at t",
-    "σ at t",
-    "‖x‖ at t",
-    "‖network’s answer‖",
-    "‖z‖",
-    "‖x‖ after the step",
-];
-
 impl StepShown {
     fn new(page: Page) -> Self {
         let place: Element = find("step-pictures");
@@ -237,13 +234,6 @@ impl StepShown {
             ("after", "State after the step", "after"),
         ]
         .map(|(id, name, caption)| canvas::figure(&place, &format!("step-{id}"), name, caption).0);
-        let table: Element = find("step-numbers");
-        let row = |name: &&str| {
-            format!(
-                "<tr><th scope=\"row\">{name}</th><td data-number=\"{name}\">\u{2013}</td></tr>"
-            )
-        };
-        table.set_inner_html(&ROWS.iter().map(row).collect::<String>());
         Self {
             page,
             pictures,
@@ -340,7 +330,7 @@ fn show_step(
     if clipped > 0.0 {
         remark += &format!(
             " Clipping changed x̂₀ in {:.0} % of its pixels.",
-            clipped * 100.0
+            100.0 * f64::from(clipped)
         );
     }
     set_text(&find::<Element>("remark"), &remark);

@@ -17,11 +17,14 @@ use crate::{
     state::Ink,
 };
 
-/// Moments per refresh of the display when the ink is let go: the way takes four seconds.
-const STRIDE: usize = 4;
+/// How long the ink takes one way when it is let go, however often the display is refreshed.
+const WAY_MS: f64 = 4000.0;
 
-/// Milliseconds of a refresh that may be spent computing.
-const BUDGET_MS: f64 = 10.0;
+/// The longest time between two refreshes that is made up for: nobody has been looking meanwhile.
+const LONGEST_MS: f64 = 250.0;
+
+/// Milliseconds of a refresh that may be spent computing what has not been seen before.
+const BUDGET_MS: f64 = 12.0;
 
 /// How often the picture changes, at most, for those who asked their system for less motion.
 const CALM_MS: f64 = 500.0;
@@ -74,8 +77,10 @@ struct Figure {
     /// What the drop was made from.
     made: (Ink, u32),
     moment: usize,
-    /// Where the moment goes, and how fast.
-    goal: Option<(usize, usize)>,
+    /// Where the moment goes, and whether at once or in its own time.
+    goal: Option<(usize, bool)>,
+    /// When it last moved, and what was due then of the next moment.
+    moved: Option<(f64, f64)>,
     ticking: bool,
     painted_at: f64,
     /// The brush that the arrow keys move.
@@ -102,6 +107,7 @@ impl Figure {
             made,
             moment: 0,
             goal: None,
+            moved: None,
             ticking: false,
             painted_at: 0.0,
             brush: None,
@@ -142,21 +148,24 @@ impl Figure {
 
     /// Moves on for a refresh of the display; whether there is more to come.
     fn tick(&mut self, now: f64) -> bool {
-        let Some((goal, stride)) = self.goal else {
+        let Some((goal, at_once)) = self.goal else {
             return false;
         };
-        for _ in 0..stride {
-            if self.moment >= goal {
+        let pace = self.drop.timesteps() as f64 / WAY_MS;
+        let due = match self.moved {
+            Some((before, rest)) => rest + (now - before).clamp(0.0, LONGEST_MS) * pace,
+            None => 0.0,
+        };
+        self.moved = Some((now, due.fract()));
+        let wanted = match at_once {
+            true => goal,
+            false => (self.moment + due as usize).min(goal),
+        };
+        while self.moment < wanted {
+            // Somebody waits for this refresh.
+            let enough = || dom::now() - now > BUDGET_MS;
+            if self.moment == self.drop.computed() && (enough() || !self.drop.advance()) {
                 break;
-            }
-            if self.moment == self.drop.computed() {
-                // Somebody waits for this refresh.
-                if dom::now() - now > BUDGET_MS && self.moment > 0 {
-                    break;
-                }
-                if !self.drop.advance() {
-                    break;
-                }
             }
             self.moment += 1;
         }
@@ -164,25 +173,23 @@ impl Figure {
         self.goal.is_some()
     }
 
-    fn go(&mut self, goal: usize, stride: usize) {
-        self.goal = Some((goal, stride));
-        if goal <= self.moment {
-            self.moment = goal;
-            self.goal = None;
-        }
+    /// Shows a moment, as soon as it is known.
+    fn jump(&mut self, moment: usize) {
+        self.moment = self.moment.min(moment);
+        self.goal = (self.moment < moment).then_some((moment, true));
     }
 
     /// A button: let the ink go to a moment, or hold it on its way there. Where it has been there
     /// already it goes once more, from another one.
     fn let_go(&mut self, goal: usize, from: usize) {
-        if self.goal == Some((goal, STRIDE)) {
+        if self.goal == Some((goal, false)) {
             self.goal = None;
             return;
         }
         if self.moment >= goal {
             self.moment = from;
         }
-        self.go(goal, STRIDE);
+        (self.goal, self.moved) = (Some((goal, false)), None);
     }
 
     fn is_drawn(&self) -> bool {
@@ -238,7 +245,7 @@ impl Figure {
         }
         self.time.set_disabled(none);
         self.clear.set_disabled(drawn && none);
-        let playing = |goal| self.goal == Some((goal, STRIDE));
+        let playing = |goal| self.goal == Some((goal, false));
         let word = |goal, word| if playing(goal) { "Hold" } else { word };
         set_text(&self.spread, word(timesteps, "Let it spread"));
         set_text(&self.back, word(2 * timesteps, "Bring it back"));
@@ -383,7 +390,7 @@ fn listen(figure: &Shared) {
         on(&this.arrows, "change", |_| {});
         on(&this.time, "input", |figure| {
             let moment = figure.time.value().parse().unwrap_or_default();
-            figure.go(moment, usize::MAX);
+            figure.jump(moment);
         });
         (this.plane.clone(), this.shape.clone())
     };

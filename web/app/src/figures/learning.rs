@@ -146,8 +146,8 @@ async fn draw_curve(page: &Page) -> Result<(), String> {
             };
             let x = Axis::linear("epoch", [0.0, last], &ticks);
             let mut chart = Chart::new(x, y).line("one", points());
-            let models = page.desk().index().map(|index| index.models);
-            for weights in models.unwrap_or_default() {
+            let index = page.desk().index();
+            for weights in index.iter().flat_map(|index| &index.models) {
                 let epoch = f64::from(weights.epoch);
                 let there = points().find(|point| point.0 == epoch);
                 if let Some((x, y)) = there {

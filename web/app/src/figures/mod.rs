@@ -3,7 +3,8 @@
 //! below brings the two together.
 //!
 //! A figure starts when its section comes near the screen, so that nobody loads what is not looked
-//! at. It has what all share from [`Page`]: the state, the engine's desk. Where it fails, it says
+//! at. Its section has `data-started` from then on, and, where it has the engine work, says in
+//! `data-phase` whether it does. It has what all share from [`Page`]: the state, the engine's desk. Where it fails, it says
 //! so in its own `<p class="note" role="status">`, and the others go on.
 
 mod algorithms;
@@ -26,6 +27,8 @@ use crate::{
     page::Page,
 };
 
+pub use sampling::step;
+
 /// A figure's start. An error is a sentence for its note.
 type Mount = fn(Page) -> Pin<Box<dyn Future<Output = Result<(), String>>>>;
 
@@ -47,12 +50,13 @@ pub const FIGURES: [(&str, Mount); 8] = [
 pub fn start(page: &Page) {
     for (i, (id, mount)) in FIGURES.into_iter().enumerate() {
         let section: Element = find(id);
-        let page = page.clone();
+        let (page, started) = (page.clone(), section.clone());
         let begin = move || {
             spawn_local(async move {
                 if let Err(reason) = mount(page).await {
                     note(id, &reason, true);
                 }
+                set_attribute(&started, "data-started", "");
             });
         };
         match i {
@@ -68,11 +72,22 @@ pub fn on_press<W>(page: &Page, figure: &'static str, button: &str, work: impl F
 where
     W: Future<Output = Result<(), End>> + 'static,
 {
-    let button: HtmlButtonElement = find(button);
+    connect(page, figure, button, Box::new(move || Box::pin(work())));
+}
+
+/// Something a button does. An error is a sentence for the figure's note.
+type Work = Box<dyn Fn() -> Pin<Box<dyn Future<Output = Result<(), End>>>>>;
+
+fn connect(page: &Page, figure: &'static str, button: &str, work: Work) {
+    let (section, button): (Element, HtmlButtonElement) = (find(figure), find(button));
     let busy = Rc::new(Cell::new(false));
     let follow = {
         let (page, button, busy) = (page.clone(), button.clone(), busy.clone());
-        move || button.set_disabled(!page.desk().is_ready() || busy.get())
+        move || {
+            let phase = if busy.get() { "running" } else { "idle" };
+            set_attribute(&section, "data-phase", phase);
+            button.set_disabled(!page.desk().is_ready() || busy.get());
+        }
     };
     follow();
     page.watch(follow.clone());

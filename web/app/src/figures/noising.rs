@@ -14,14 +14,14 @@ use web_sys::{
 
 use crate::{
     canvas::{self, describe, put_grey, put_noise},
-    chart::{Axis, Chart},
+    chart::{Axis, Chart, power_of_ten},
     data,
     desk::{Control, End, Job, News},
     dom::{self, find, set_attribute, set_text},
     figures::note,
     noising::{At, Image, Pad, grey_levels_apart, noised},
     page::Page,
-    state::Subject,
+    state::{Subject, decimal},
 };
 
 /// Results that are kept side by side.
@@ -174,6 +174,10 @@ impl Figure {
                 let _ = self.x_0.remove_attribute("tabindex");
             }
         }
+        // Whoever draws is not interrupted: the state is what they have drawn.
+        if self.stroke.is_none() && self.pad != self.page.state().drawing {
+            self.pad = self.page.state().drawing.clone();
+        }
         set_attribute(&self.slider, "max", &schedule.timesteps().to_string());
         if self.slider.value() != t.to_string() {
             self.slider.set_value(&t.to_string());
@@ -257,10 +261,18 @@ impl Figure {
 
     fn paint_with(&mut self, to: [f64; 2]) {
         let from = self.stroke.unwrap_or(to);
-        let level = self.brush.value().parse().unwrap_or(1.0);
+        let level = decimal(&self.brush.value()).unwrap_or(1.0);
         let radius = if level > 0.0 { BRUSH } else { 1.5 * BRUSH };
         self.pad.stroke(from, to, radius, level);
-        self.render();
+    }
+
+    /// Puts the drawing into the state; into the link, once a stroke is over.
+    fn keep_drawing(&self, done: bool) {
+        let drawing = self.pad.clone();
+        match done {
+            true => self.page.settle(|state| state.drawing = drawing),
+            false => self.page.change(|state| state.drawing = drawing),
+        }
     }
 
     /// What the engine is asked for: the way back from here, on another branch each time.
@@ -321,7 +333,10 @@ fn ratio(snr: f64) -> String {
         snr if snr.is_infinite() => "no noise".to_owned(),
         snr if snr >= 100.0 => format!("{snr:.0}"),
         snr if snr >= 0.01 => format!("{snr:.3}"),
-        snr => format!("{snr:.2e}"),
+        snr => {
+            let power = snr.log10().floor() as i32;
+            format!("{:.2} × {}", snr / 10f64.powi(power), power_of_ten(power))
+        }
     }
 }
 
@@ -404,11 +419,9 @@ fn listen(figure: &Shared) {
             control.stop();
         }
     });
-    let shared = figure.clone();
+    let (page_of_pad, of_keys) = (this.page.clone(), this.page.clone());
     dom::listen(&this.clear, "click", move |_| {
-        let mut figure = shared.borrow_mut();
-        figure.pad = Pad::default();
-        figure.render();
+        page_of_pad.settle(|state| state.drawing = Pad::default());
     });
 
     let on_pad = |kind: &str, change: fn(&mut Figure, &PointerEvent)| {
@@ -425,16 +438,22 @@ fn listen(figure: &Shared) {
         let at = place(&figure.x_0, event);
         figure.stroke = Some(at);
         figure.paint_with(at);
+        figure.render();
     });
     on_pad("pointermove", |figure, event| {
         if figure.stroke.is_some() {
             let at = place(&figure.x_0, event);
             figure.paint_with(at);
             figure.stroke = Some(at);
+            figure.render();
         }
     });
     for kind in ["pointerup", "pointercancel"] {
-        on_pad(kind, |figure, _| figure.stroke = None);
+        on_pad(kind, |figure, _| {
+            if figure.stroke.take().is_some() {
+                figure.keep_drawing(true);
+            }
+        });
     }
     let keys = figure.clone();
     dom::listen(&this.x_0, "keydown", move |event| {
@@ -458,6 +477,7 @@ fn listen(figure: &Shared) {
         // With Shift held, moving draws.
         if way == [0.0, 0.0] || event.shift_key() {
             figure.paint_with(key);
+            figure.keep_drawing(false);
         }
         let text = format!(
             "Brush at column {:.0}, row {:.0}",
@@ -466,6 +486,8 @@ fn listen(figure: &Shared) {
         );
         describe(&figure.x_0, &text);
     });
+    // A key that is held paints on; the link has it when it is let go.
+    dom::listen(&this.x_0, "keyup", move |_| of_keys.write_address());
 }
 
 fn place(pad: &HtmlCanvasElement, event: &PointerEvent) -> [f64; 2] {

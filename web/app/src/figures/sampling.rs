@@ -25,7 +25,7 @@ use crate::{
     draw,
     page::Page,
     player::{Phase, Player, Speed},
-    state::{Sampler, garment},
+    state::{Sampler, decimal, garment},
     store::{Frames, Prediction},
 };
 
@@ -110,10 +110,15 @@ pub fn step() {
 
 /// Does something to the figure, then shows and tells what follows from it.
 fn act(change: impl FnOnce(&mut Sampling) + 'static) {
+    act_boxed(Box::new(change));
+}
+
+/// [`act`], once for all that is done: as many copies would be a tenth of the program.
+fn act_boxed(change: Box<dyn FnOnce(&mut Sampling)>) {
     SAMPLING.with(|cell| {
         let Ok(mut borrowed) = cell.try_borrow_mut() else {
             // From within an event that is being handled: right after it.
-            spawn_local(async move { act(change) });
+            spawn_local(async move { act_boxed(change) });
             return;
         };
         let Some(sampling) = borrowed.as_mut() else {
@@ -160,6 +165,7 @@ mod told {
 
 /// Everything on the page that changes.
 struct Elements {
+    section: Element,
     sample: HtmlButtonElement,
     pause: HtmlButtonElement,
     next: HtmlButtonElement,
@@ -194,6 +200,7 @@ struct Elements {
 impl Elements {
     fn find() -> Self {
         Self {
+            section: find("sampling"),
             sample: find("sample"),
             pause: find("pause"),
             next: find("next"),
@@ -239,6 +246,7 @@ struct Sampling {
     control: Option<Control>,
     /// Of the run: the controls may say something else by now.
     picture: Picture,
+    run_epoch: Option<u32>,
     player: Player,
     frames: Option<Frames>,
     pace: Pace,
@@ -266,6 +274,7 @@ impl Sampling {
             run: 0,
             control: None,
             picture,
+            run_epoch: None,
             player: Player::default(),
             frames: None,
             pace: Pace::default(),
@@ -348,7 +357,7 @@ impl Sampling {
         }
         match news {
             Ok(News::Started(steps)) => {
-                self.frames = Some(Frames::new(self.picture.clone(), steps));
+                self.frames = Some(Frames::new(self.picture.clone(), self.run_epoch, steps));
             }
             Ok(News::Frames {
                 first,
@@ -426,6 +435,7 @@ impl Sampling {
         self.frames = None;
         self.asked = None;
         self.picture = self.page.state().picture();
+        self.run_epoch = self.page.desk().preferred();
         self.player.begin(self.picture.steps as usize);
         self.pace = Pace::default();
         self.page
@@ -433,7 +443,7 @@ impl Sampling {
         self.page.write_address();
         let job = Job {
             picture: self.picture.clone(),
-            epoch: None,
+            epoch: self.run_epoch,
             start: None,
         };
         let mut run = self.page.desk().start(job, false);
@@ -501,7 +511,10 @@ impl Sampling {
     }
 
     fn choose_epoch(&mut self, epoch: Option<u32>) {
-        let Some(epoch) = epoch else { return };
+        let chosen = self.page.state().epoch;
+        let Some(epoch) = epoch.filter(|_| epoch != chosen) else {
+            return;
+        };
         self.page.settle(|state| state.epoch = Some(epoch));
         self.page.say("Loading other weights.");
         self.page.desk().prefer(epoch);
@@ -630,6 +643,13 @@ impl Sampling {
         let frames = player.newest().is_some();
         let focused = dom::document().active_element().map(|element| element.id());
 
+        let word = match phase {
+            Phase::Idle => "idle",
+            Phase::Running => "running",
+            Phase::Paused => "paused",
+            Phase::Over => "over",
+        };
+        set_attribute(&elements.section, "data-phase", word);
         let label = if paused { "Resume" } else { "Pause" };
         set_text(&elements.pause, label);
         elements.sample.set_disabled(!ready || busy);
@@ -867,10 +887,11 @@ impl Sampling {
             return;
         };
         let (run, t, picture) = (self.run, step.t, frames.picture.clone());
+        let epoch = frames.epoch;
         self.asked = Some((run, index));
         let desk = self.page.desk().clone();
         spawn_local(async move {
-            let answer = desk.ask(picture, None, t, x_t).await;
+            let answer = desk.ask(picture, epoch, t, x_t).await;
             act(move |sampling| {
                 if sampling.asked == Some((run, index)) {
                     sampling.asked = None;
@@ -902,8 +923,14 @@ fn in_words(prediction: &Prediction) -> (String, String) {
         _ => "a shape with sharp outlines",
     };
     (
-        format!("values of standard deviation {:.2}", (square / n).sqrt()),
-        format!("{look}, covering {:.0} % of the picture", light * 100.0),
+        format!(
+            "values of standard deviation {:.2}",
+            f64::from((square / n).sqrt())
+        ),
+        format!(
+            "{look}, covering {:.0} % of the picture",
+            f64::from(light * 100.0)
+        ),
     )
 }
 
@@ -989,7 +1016,7 @@ fn plural(n: u32, word: &str) -> String {
 }
 
 /// A whole number with its thousands apart.
-fn grouped(n: f64) -> String {
+pub fn grouped(n: f64) -> String {
     let digits = format!("{n:.0}");
     let mut text = String::new();
     for (i, digit) in digits.chars().enumerate() {
@@ -1084,10 +1111,9 @@ fn listen() {
             sampling.choose_epoch(value.parse().ok())
         }),
         ("playback", |sampling, value| {
-            sampling.player.set_speed(match value.parse() {
-                Ok(frames) => Speed::Frames(frames),
-                Err(_) => Speed::AsComputed,
-            });
+            let frames = decimal(&value);
+            let speed = frames.map_or(Speed::AsComputed, Speed::Frames);
+            sampling.player.set_speed(speed);
         }),
     ];
     for (id, choose) in selects {
@@ -1111,7 +1137,9 @@ fn listen() {
             }
         }),
         ("guidance", |sampling, value, done| {
-            let Ok(guidance) = value.parse() else { return };
+            let Some(guidance) = decimal(&value) else {
+                return;
+            };
             match done {
                 true => sampling.page.settle(|state| state.guidance = guidance),
                 false => sampling.page.change(|state| state.guidance = guidance),

@@ -18,7 +18,7 @@ use crate::{
     desk::{Control, End, Job, News},
     dom::{self, find, set_attribute, set_text},
     figures::{note, sampling},
-    map::{from_pixels, looks_like, standard_error, strip},
+    map::{from_pixels, interval, looks_like, strip},
     page::Page,
     pen::{self, Pen},
     state::Branch,
@@ -66,6 +66,8 @@ struct Tree {
 struct Trunk {
     run: u32,
     picture: Picture,
+    /// Of its weights: its branches are grown by the same.
+    epoch: Option<u32>,
     /// 0-based timestep of each of its steps.
     steps: Vec<u32>,
     leaves: Vec<Leaf>,
@@ -83,7 +85,6 @@ pub struct Figure {
     ends: Vec<(HtmlButtonElement, HtmlCanvasElement)>,
     curve: Element,
     map: Option<Rc<Map>>,
-    measured: Option<Branches>,
     trunk: Option<Trunk>,
     tree: Option<Tree>,
     /// The visitor's own: t, and how many of [`BRANCHES`] kept the class.
@@ -112,7 +113,6 @@ impl Figure {
             ends: ends.collect(),
             curve: find("branches-curve"),
             map: None,
-            measured: None,
             trunk: None,
             tree: None,
             own: Vec::new(),
@@ -124,9 +124,15 @@ impl Figure {
 
     /// From now on the ends of branches are classified by these images.
     pub fn classify_by(&mut self, map: Rc<Map>) {
-        self.measured = map.index.branches.clone();
         self.map = Some(map);
         self.render();
+    }
+
+    /// The curve of the page's weights, if there is one.
+    fn measured(&self) -> Option<Branches> {
+        let model = self.page.model()?;
+        let index = &self.map.as_ref()?.index;
+        index.branches_of(&model.sha256).cloned()
     }
 
     fn class(&self, x: &[f32]) -> Option<Garment> {
@@ -164,6 +170,7 @@ impl Figure {
             Some(Trunk {
                 run,
                 picture: frames.picture.clone(),
+                epoch: frames.epoch,
                 steps: frames.steps.iter().map(|step| step.t).collect(),
                 leaves: strip(0, last, COLUMNS)
                     .into_iter()
@@ -330,13 +337,14 @@ impl Figure {
             ),
             Axis::linear("class kept", [0.0, 1.0], &[0.0, 0.25, 0.5, 0.75, 1.0]),
         );
-        if let Some(measured) = &self.measured {
+        let measured = self.measured();
+        if let Some(measured) = &measured {
             let share =
                 |point: &BranchPoint| f64::from(point.kept) / f64::from(measured.runs.max(1));
             for point in &measured.points {
-                let (t, error) = (point.t as f64, 2.0 * standard_error(*point, measured.runs));
-                let [low, high] = [share(point) - error, share(point) + error];
-                chart = chart.line("one error", [(t, low), (t, high)]);
+                let t = point.t as f64;
+                let ends = interval(point.kept, measured.runs).map(|end| (t, end));
+                chart = chart.line("one error", ends);
             }
             let line = measured
                 .points
@@ -353,27 +361,32 @@ impl Figure {
         chart = chart.points("own", own);
         self.curve
             .set_inner_html(&chart.cursor(self.chosen().into()).svg());
-        let text = match &self.measured {
-            None => "Your own branches appear here as points.".to_owned(),
+        let (caption, points) = match &measured {
+            None => (
+                "It has not been measured for these weights. Your own branches appear here as points."
+                    .to_owned(),
+                String::new(),
+            ),
             Some(measured) => {
                 let said = measured.points.iter().map(|point| {
                     let share = 100.0 * f64::from(point.kept) / f64::from(measured.runs.max(1));
                     format!("{share:.0} % from t = {}", point.t)
                 });
-                format!(
-                    "Line: share of {} branches, one of each of {} runs (DDPM, {} steps, epoch {}), whose \
-                     class by the vote is their run's: {}; two different runs agree in {:.0} %. Bars are \
-                     two standard errors. Points: your own, {BRANCHES} branches each.",
-                    measured.runs,
+                let caption = format!(
+                    "Line: how many branches end in the class of their run, by the vote of the nearest \
+                     images; {} runs (DDPM, {} steps, epoch {}) with one branch from every tenth of their \
+                     steps. Bars: 95 % intervals. Dotted: two different runs agree in {:.0} %. Points: \
+                     your own, {BRANCHES} branches each.",
                     measured.runs,
                     measured.steps,
                     measured.epoch,
-                    said.collect::<Vec<_>>().join(", "),
                     100.0 * measured.by_chance,
-                )
+                );
+                (caption, said.collect::<Vec<_>>().join(", "))
             }
         };
-        set_text(&find("branches-curve-caption"), &text);
+        set_text(&find("branches-curve-text"), &points);
+        set_text(&find("branches-curve-caption"), &caption);
     }
 
     /// What the engine is asked for: branches from the chosen t.
@@ -386,7 +399,7 @@ impl Figure {
             let x = frames.x(stop).filter(|_| run == trunk.run)?;
             Some(x[..PIXELS].to_vec())
         })??;
-        let mut picture = trunk.picture.clone();
+        let (mut picture, epoch) = (trunk.picture.clone(), trunk.epoch);
         picture.count = BRANCHES;
         let start = Start {
             t,
@@ -400,7 +413,7 @@ impl Figure {
         });
         Some(Job {
             picture,
-            epoch: None,
+            epoch,
             start: Some((start, x_t.repeat(BRANCHES as usize))),
         })
     }

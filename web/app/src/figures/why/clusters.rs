@@ -122,27 +122,27 @@ impl Clusters {
     fn quote_evaluation(&self, page: &Page) {
         let epoch = page.desk().preferred();
         let index = page.desk().index();
-        let weights = index.and_then(|index| {
-            let mut models = index.models.into_iter();
-            models.find(|weights| Some(weights.epoch) == epoch)
-        });
+        let mut models = index.iter().flat_map(|index| &index.models);
+        let weights = models.find(|weights| Some(weights.epoch) == epoch);
         // Of several, the one with the most samples.
         let found = weights.and_then(|weights| {
-            let all = weights.evaluation.into_iter();
-            all.max_by_key(|(_, evaluation)| evaluation.count)
+            let all = weights.evaluation.0.iter();
+            let quoted = all
+                .filter_map(|(name, found)| Some((name, found.count, found.suspicious.as_ref()?)));
+            quoted.max_by_key(|(_, count, _)| *count)
         });
         self.copies.set_hidden(found.is_none());
-        let Some((sampler, evaluation)) = found else {
+        let Some((sampler, count, suspicious)) = found else {
             return;
         };
-        let [low, high] = evaluation.suspicious.interval.map(|share| 100.0 * share);
+        let [low, high] = suspicious.interval.map(|share| 100.0 * share);
         let text = format!(
             "And of copies of any of the 60,000 training images? Of {} samples ({sampler}, epoch {}) \
              {:.1} % ({low:.1} to {high:.1} %) are nearer to one than 99 % of the test images are. Of \
              pictures that know nothing of the training images it would be 1 %.",
-            evaluation.count,
+            count,
             epoch.unwrap_or_default(),
-            100.0 * evaluation.suspicious.value,
+            100.0 * suspicious.value,
         );
         set_text(&self.copies, &text);
     }
@@ -220,12 +220,16 @@ impl Clusters {
             let label = self.map.gallery.labels()[neighbour.index];
             describe(
                 canvas,
-                &format!("{}, {:.0} levels", label.name(), neighbour.distance),
+                &format!(
+                    "{}, {:.0} levels",
+                    label.name(),
+                    f64::from(neighbour.distance)
+                ),
             );
         }
         let nearest = neighbours
             .first()
-            .map_or(0.0, |neighbour| neighbour.distance);
+            .map_or(0.0, |neighbour| f64::from(neighbour.distance));
         let subject = if t == 0 {
             "It is"
         } else {
@@ -295,8 +299,9 @@ impl Clusters {
             None => "Sample a garment above, and its way appears here.".to_owned(),
             Some(stop) => {
                 let point = self.path.state.get(stop).copied().unwrap_or_default();
+                let point = point.map(f64::from);
                 format!(
-                    "White: x_t on its way, now at ({:.2}, {:.2}); grey: x̂₀, what the network expects.",
+                    "White: xₜ on its way, now at ({:.2}, {:.2}); grey: x̂₀, what the network expects.",
                     point[0], point[1]
                 )
             }

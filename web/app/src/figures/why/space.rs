@@ -143,7 +143,7 @@ impl Space {
                  away from it; of real images that were never trained on, half are closer than {:.0}.",
                 self.drawn,
                 map.gallery.len(),
-                self.closest,
+                f64::from(self.closest),
                 map.index.neighbours.median_distance,
             ),
             _ => format!("{} drawn.", self.drawn),
