@@ -1,103 +1,24 @@
 //! Figures 1, 4, 5 and 7 of the shipped page, and what all figures share, in a real browser: what
 //! is shown against numbers that are computed here, from the library and the weights that ship.
 
-use std::{io::Read, ops::ControlFlow, path::PathBuf, sync::Arc};
-
 use burn::tensor::{Tensor, TensorData};
 use fashion_ddpm::{
     Denoiser, Garment, NoiseSchedule, PredictNoise, Sampler,
     diffusion::q_sample,
-    gallery,
-    garment::parse_garment,
+    gallery::to_network,
     noise::{PIXELS, gaussian},
     sampler::to_pixels,
-    weights::{Index, Weights},
+    weights::Weights,
 };
 use fashion_ddpm_tests::{
-    browser::{Browser, Gpu},
-    load, prepared,
-    server::Server,
-    values,
+    browser::Browser,
+    page::{
+        LEVELS, Picture, approach, assert_quiet, assert_shows, data_index, default_weights, dist,
+        garments, open, text, wait_phase, wait_text, weights_index, weights_of,
+    },
+    prepared, values,
 };
-use flate2::read::GzDecoder;
 use serde_json::{Value, json};
-use trainer::sample::{Walk, walk};
-
-/// Levels of 255 by which two devices may differ.
-const LEVELS: u8 = 2;
-
-fn dist() -> PathBuf {
-    prepared("FASHION_DDPM_DIST")
-}
-
-fn index() -> Index {
-    let index = std::fs::read(dist().join("weights/index.json")).unwrap();
-    serde_json::from_slice(&index).unwrap()
-}
-
-fn default_weights() -> Weights {
-    let index = index();
-    let entry = index.default_entry().expect("the default is listed");
-    load(&dist().join("weights").join(&entry.file))
-}
-
-/// The trainer's picture, and the states that led to it, x_T first and the garment last.
-fn sample(
-    weights: &Weights,
-    seed: u32,
-    garment: &str,
-    sampler: &str,
-    steps: usize,
-) -> Vec<Vec<f32>> {
-    let schedule = &weights.diffusion.schedule;
-    let sampler: Sampler = sampler.parse().unwrap();
-    let way = Walk {
-        plan: sampler.plan(schedule, steps).unwrap(),
-        garment: parse_garment(garment).unwrap(),
-        guidance_scale: 1.0,
-        seed,
-    };
-    let mut states = Vec::new();
-    let device = kernels::cpu();
-    let pixels = walk(
-        &weights.unet,
-        &weights.diffusion,
-        &way,
-        0..1,
-        &device,
-        |_, frame| {
-            states.push(values(frame.x_t.clone()));
-            ControlFlow::<()>::Continue(())
-        },
-    );
-    let ControlFlow::Continue(pixels) = pixels else {
-        unreachable!("nobody ends this walk")
-    };
-    states.push(pixels.iter().map(|p| f32::from(*p) / 127.5 - 1.0).collect());
-    states
-}
-
-/// Opens the page, waits until it can sample, and brings a figure near.
-fn open(query: &str, figure: &str) -> (Browser, Arc<Server>) {
-    let server = Server::of(dist());
-    let browser = Browser::chromium(Gpu::NoAdapter);
-    browser.open(&server.url(query));
-    browser.wait_for("ready");
-    browser.wait_enabled("button", "Sample a garment");
-    approach(&browser, figure);
-    (browser, server)
-}
-
-fn approach(browser: &Browser, figure: &str) {
-    let script = "document.getElementById(arguments[0]).scrollIntoView({ behavior: 'instant' })";
-    browser.script(script, json!([figure]));
-}
-
-fn text(browser: &Browser, id: &str) -> String {
-    let script = "return document.getElementById(arguments[0]).textContent";
-    let text = browser.script(script, json!([id]));
-    text.as_str().unwrap_or_default().to_owned()
-}
 
 /// The numbers of the table beside Algorithm 2.
 fn step_numbers(browser: &Browser) -> Vec<f64> {
@@ -122,26 +43,25 @@ fn answer(weights: &Weights, garment: Option<Garment>, x_t: &[f32], t: usize) ->
     values(denoiser.predict(Tensor::from_data(data, &device), t))
 }
 
-#[track_caller]
-fn assert_shows(browser: &Browser, name: &str, x: &[f32]) {
-    let expected = to_pixels(x);
-    let (width, found) = browser.canvas(&browser.find("image", name));
-    assert_eq!(width, 28, "{name}");
-    let worst = found
-        .iter()
-        .zip(&expected)
-        .map(|(a, b)| a.abs_diff(*b))
-        .max();
-    assert!(worst <= Some(LEVELS), "{name} is off by {worst:?} of 255");
-}
-
-#[track_caller]
-fn assert_quiet(browser: &Browser) {
-    let complaints = browser.complaints();
-    assert!(
-        complaints.is_empty(),
-        "the page complained: {complaints:#?}"
-    );
+/// The states of a run of one image, the garment last.
+fn sample(
+    weights: &Weights,
+    seed: u32,
+    garment: &'static str,
+    run: (&'static str, usize),
+) -> Vec<Vec<f32>> {
+    let (sampler, steps) = run;
+    let picture = Picture {
+        seed,
+        garment,
+        sampler,
+        steps,
+        guidance: 1.0,
+        count: 1,
+    };
+    let (mut states, pixels) = picture.sample(weights);
+    states.push(pixels.into_iter().map(to_network).collect());
+    states
 }
 
 /// Figure 1: the strip shows ten frames of the run, and the GIF has its frames.
@@ -159,7 +79,7 @@ fn the_strip_and_the_gif_are_the_run() {
     browser.click(&browser.find("button", "Sample a garment"));
     browser.wait_for("done");
     browser.click(&browser.wait_enabled("button", "Save as GIF"));
-    let states = sample(&default_weights(), 7, "bag", "ddim", 9);
+    let states = sample(&default_weights(), 7, "bag", ("ddim", 9));
     for (i, state) in states.iter().enumerate() {
         assert_shows(
             &browser,
@@ -248,6 +168,9 @@ fn algorithm_2_shows_the_numbers_of_its_step() {
             })
             .collect();
     }
+    // The text knows the network's size from its file.
+    let said = text(&browser, "parameters").replace(',', "");
+    assert_eq!(said, weights.metadata.parameters.to_string());
     assert_quiet(&browser);
 }
 
@@ -256,12 +179,7 @@ fn algorithm_2_shows_the_numbers_of_its_step() {
 fn algorithm_1_is_one_real_example_a_press() {
     let (browser, _server) = open("?engine=cpu&seed=11", "algorithms");
     let weights = default_weights();
-    let data: gallery::Index =
-        serde_json::from_slice(&std::fs::read(dist().join("data/index.json")).unwrap()).unwrap();
-    let packed = std::fs::read(dist().join("data").join(data.test.file)).unwrap();
-    let mut bytes = Vec::new();
-    GzDecoder::new(&packed[..]).read_to_end(&mut bytes).unwrap();
-    let (gallery, _) = gallery::decode(&bytes).unwrap();
+    let (gallery, _) = garments(&data_index().test.file);
 
     for number in 0..3 {
         browser.click(&browser.wait_enabled("button", "Take an example"));
@@ -316,11 +234,11 @@ fn learning_shows_one_seed_through_all_epochs() {
     browser.click(&browser.wait_enabled("button", "Sample with every epoch"));
     browser.wait("all are sampled", || {
         let captions = text(&browser, "learning-pictures");
-        (captions.matches("seed 3").count() == index().models.len()).then_some(())
+        (captions.matches("seed 3").count() == weights_index().models.len()).then_some(())
     });
-    for entry in index().models {
-        let weights = load(&dist().join("weights").join(&entry.file));
-        let states = sample(&weights, 3, "trouser", "ddim", 6);
+    for entry in weights_index().models {
+        let weights = weights_of(&entry);
+        let states = sample(&weights, 3, "trouser", ("ddim", 6));
         let s = if entry.epoch == 1 { "" } else { "s" };
         let name = format!("Garment after {} epoch{s}", entry.epoch);
         assert_shows(&browser, &name, states.last().unwrap());
@@ -338,7 +256,7 @@ fn learning_shows_one_seed_through_all_epochs() {
     let done = browser.wait_for("done");
     let pixels: Vec<u8> = serde_json::from_value(done["pixels"].clone()).unwrap();
     let expected = to_pixels(
-        sample(&default_weights(), 3, "trouser", "ddim", 6)
+        sample(&default_weights(), 3, "trouser", ("ddim", 6))
             .last()
             .unwrap(),
     );
@@ -369,11 +287,41 @@ fn fewer_steps_runs_three_samplers_from_one_noise() {
         ("DDIM", "ddim", 50),
         ("DPM-Solver++", "dpm", 20),
     ] {
-        let states = sample(&weights, 5, "sneaker", sampler, steps);
+        let states = sample(&weights, 5, "sneaker", (sampler, steps));
         let name = format!("Garment by {name}, {steps} steps");
         assert_shows(&browser, &name, states.last().unwrap());
     }
     assert_eq!(browser.count("done"), 0, "figure 1 has not run");
+    assert_quiet(&browser);
+}
+
+/// A second figure takes the engine, and the first one says so and can go on.
+#[test]
+fn who_asks_last_gets_the_engine() {
+    let (browser, _server) = open("?engine=cpu&seed=5", "algorithms");
+    // A run that is held at its beginning: no machine is so fast that it is over by then.
+    browser.click(&browser.wait_enabled("button", "Take one step of the run"));
+    wait_phase(&browser, "sampling", "paused");
+    browser.wait("its first frame", || {
+        (browser.count("frame") > 0).then_some(())
+    });
+    approach(&browser, "fewer-steps");
+    browser.click(&browser.wait_enabled("button", "Run all three"));
+    wait_phase(&browser, "sampling", "over");
+    let status = browser.status();
+    assert!(status.contains("another figure"), "{status}");
+    assert_eq!(browser.count("done"), 0, "its run has no end");
+    wait_phase(&browser, "fewer-steps", "idle");
+    let captions = text(&browser, "race-pictures");
+    assert!(captions.ends_with(" s"), "the other one's has: {captions}");
+
+    // And back.
+    browser.click(&browser.wait_enabled("button", "Run all three"));
+    approach(&browser, "sampling");
+    browser.set(&browser.find("combobox", "Sampler"), "dpm");
+    browser.click(&browser.wait_enabled("button", "Sample a garment"));
+    browser.wait_for("done");
+    wait_phase(&browser, "fewer-steps", "idle");
     assert_quiet(&browser);
 }
 
@@ -397,6 +345,64 @@ fn back_and_forward_walk_through_the_state() {
     assert_quiet(&browser);
 }
 
+/// Lecture mode: one figure at a time, by keys, and in the address.
+#[test]
+fn lecture_mode_shows_one_figure_and_obeys_its_keys() {
+    let (browser, _server) = open("?engine=cpu&seed=5&sampler=dpm&steps=5", "sampling");
+    browser.click(&browser.find("button", "Lecture mode"));
+    let shown = || -> Vec<String> {
+        let script = "return [...document.querySelectorAll('main > section')]
+            .filter((section) => section.checkVisibility()).map((section) => section.id)";
+        serde_json::from_value(browser.script(script, json!([]))).unwrap()
+    };
+    let wait = |figure: &str| {
+        browser.wait(&format!("{figure} alone is shown"), || {
+            (shown() == [figure]).then_some(())
+        });
+    };
+    // As a person does it who has nothing in focus.
+    let press = |key: &str| {
+        browser.script(
+            "document.activeElement.blur();
+             document.body.dispatchEvent(
+                 new KeyboardEvent('keydown', { key: arguments[0], bubbles: true }))",
+            json!([key]),
+        );
+    };
+    wait("sampling");
+    press("5");
+    wait("learning");
+    assert!(browser.url().contains("lecture=5"), "{}", browser.url());
+    press("ArrowRight");
+    wait("why");
+    press("ArrowLeft");
+    press("ArrowLeft");
+    wait("algorithms");
+    press("1");
+    wait("sampling");
+    press("?");
+    browser.wait("the keys are listed", || {
+        let open = browser.script("return document.getElementById('keys').open", json!([]));
+        (open == true).then_some(())
+    });
+    browser.script("document.getElementById('keys').close()", json!([]));
+    browser.wait_enabled("button", "Sample a garment");
+    press(" ");
+    browser.wait_for("done");
+    wait_phase(&browser, "sampling", "over");
+    // One step: a new run, held.
+    press(".");
+    wait_phase(&browser, "sampling", "paused");
+    press(" ");
+    wait_phase(&browser, "sampling", "over");
+    browser.click(&browser.find("button", "Leave lecture mode"));
+    browser.wait("all figures are there again", || {
+        (shown().len() > 8).then_some(())
+    });
+    assert!(!browser.url().contains("lecture="), "{}", browser.url());
+    assert_quiet(&browser);
+}
+
 /// Nothing of the later figures is loaded before they come near.
 #[test]
 fn later_figures_load_when_they_come_near() {
@@ -412,13 +418,29 @@ fn later_figures_load_when_they_come_near() {
     assert_quiet(&browser);
 }
 
-/// axe-core finds nothing, with every figure started, in the article and in lecture mode.
+/// axe-core finds nothing, in light and in dark: with every figure started and used, in the article
+/// and in lecture mode, with the keys listed.
 #[test]
 fn axe_finds_nothing() {
     let axe = std::fs::read_to_string(prepared("FASHION_DDPM_AXE")).unwrap();
-    let (browser, _server) = open("?engine=cpu&seed=5&sampler=dpm&steps=5", "sampling");
+    let (browser, _server) = open("?engine=cpu&seed=5&steps=10", "sampling");
+    let look = |what: &str| {
+        for scheme in ["light", "dark"] {
+            browser.prefer_colours(scheme);
+            let found = browser.script_async(
+                "(0, eval)(args[0]);
+                 document.querySelectorAll('details').forEach((details) => { details.open = true });
+                 const { violations } = await axe.run(document);
+                 return violations.map(({ id, nodes }) => [id, nodes.map(({ html }) => html)])",
+                json!([axe]),
+            );
+            assert_eq!(found, json!([]), "{what}, {scheme}");
+        }
+    };
+    look("before anything has run");
     browser.click(&browser.find("button", "Sample a garment"));
     browser.wait_for("done");
+    wait_phase(&browser, "sampling", "over");
     let sections = browser.script(
         "return [...document.querySelectorAll('[data-figure]')].map((section) => section.id)",
         json!([]),
@@ -427,19 +449,34 @@ fn axe_finds_nothing() {
     assert_eq!(sections.len(), 8);
     for section in &sections {
         approach(&browser, section);
-        std::thread::sleep(std::time::Duration::from_millis(300));
     }
-    let look = |what: &str| {
-        let found = browser.script_async(
-            "(0, eval)(args[0]);
-             document.querySelectorAll('details').forEach((details) => { details.open = true });
-             const { violations } = await axe.run(document);
-             return violations.map(({ id, nodes }) => [id, nodes.map(({ html }) => html)])",
-            json!([axe]),
-        );
-        assert_eq!(found, json!([]), "{what}");
-    };
     look("the article");
+    // Its own drawing, examples, branches, a round that is judged.
+    approach(&browser, "noising");
+    browser.script(
+        "document.querySelector('input[value=drawn]').click()",
+        json!([]),
+    );
+    browser.wait_enabled("application", "Drawing pad");
+    approach(&browser, "algorithms");
+    browser.click(&browser.wait_enabled("button", "Take an example"));
+    wait_phase(&browser, "algorithms", "idle");
+    approach(&browser, "why");
+    browser.click(&browser.wait_enabled("button", "Branch here"));
+    wait_text(&browser, "branch-4-text", "branch 4: ");
+    approach(&browser, "real-or-sampled");
+    browser.click(&browser.wait_enabled("button", "Begin"));
+    wait_text(&browser, "quiz-result", "20 to judge");
+    look("pictures to judge");
+    browser.script(
+        "document.querySelectorAll('.judged input[value=real]').forEach((input) => input.click())",
+        json!([]),
+    );
+    wait_text(&browser, "quiz-result", "of 20 right");
+    look("everything used");
+    approach(&browser, "sampling");
     browser.click(&browser.find("button", "Lecture mode"));
     look("lecture mode");
+    browser.click(&browser.find("button", "Keys"));
+    look("the keys");
 }

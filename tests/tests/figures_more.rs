@@ -1,145 +1,39 @@
 //! Figures 2, 3, 6 and 8 of the shipped page in a real browser: what they show against numbers that
 //! are computed here, from the library, the weights and the data that ship.
 
-use std::{io::Read, path::PathBuf};
-
 use burn::tensor::{Tensor, TensorData};
 use fashion_ddpm::{
-    Denoiser, Gallery, Garment, Mixture, NoiseSchedule, Projection, ReverseProcess, Sampler,
+    Denoiser, Garment, Mixture, NoiseSchedule, ReverseProcess, Sampler,
     diffusion::q_sample,
-    gallery::{self, Index, to_network},
+    gallery::to_network,
     mixture::noise_step,
     noise::{PIXELS, gaussian},
     sampler::{remaining, to_pixels},
-    weights::{self, Weights},
+    weights::{IndexEntry, Metadata, encode, hex},
 };
 use fashion_ddpm_tests::{
-    browser::{Browser, Element, Gpu},
-    load, prepared,
+    page::{
+        LEVELS, approach, assert_close, assert_quiet, data_index, default_entry, default_weights,
+        dist, garments, number_after, open, open_from, shown, slide, text, wait_phase, wait_text,
+        weights_index, weights_of,
+    },
     server::{Fault, Server},
     values,
 };
-use flate2::read::GzDecoder;
 use serde_json::json;
-
-/// Levels of 255 by which two devices may differ.
-const LEVELS: u8 = 2;
+use sha2::{Digest, Sha256};
 
 const T: usize = 1000;
-
-fn dist() -> PathBuf {
-    prepared("FASHION_DDPM_DIST")
-}
-
-fn default_weights() -> Weights {
-    let index = std::fs::read(dist().join("weights/index.json")).unwrap();
-    let index: weights::Index = serde_json::from_slice(&index).unwrap();
-    let entry = index.default_entry().expect("the default is listed");
-    load(&dist().join("weights").join(&entry.file))
-}
-
-fn index() -> Index {
-    let index = std::fs::read(dist().join("data/index.json")).unwrap();
-    serde_json::from_slice(&index).unwrap()
-}
-
-fn garments(file: &str) -> (Gallery, Option<Projection>) {
-    let packed = std::fs::read(dist().join("data").join(file)).unwrap();
-    let mut bytes = Vec::new();
-    let mut unpacker = GzDecoder::new(packed.as_slice());
-    unpacker.read_to_end(&mut bytes).unwrap();
-    gallery::decode(&bytes).unwrap()
-}
-
-/// The page, ready, with this figure near the screen.
-fn open(figure: &str, query: &str) -> (Browser, std::sync::Arc<Server>) {
-    open_with(Server::of(dist()), figure, query)
-}
-
-fn open_with(
-    server: std::sync::Arc<Server>,
-    figure: &str,
-    query: &str,
-) -> (Browser, std::sync::Arc<Server>) {
-    let browser = Browser::chromium(Gpu::Software);
-    browser.open(&server.url(&format!("?engine=cpu{query}#{figure}")));
-    browser.wait_for("ready");
-    browser.script(
-        "document.getElementById(arguments[0]).scrollIntoView()",
-        json!([figure]),
-    );
-    (browser, server)
-}
-
-/// What an element says.
-fn text(browser: &Browser, id: &str) -> String {
-    let script = "return document.getElementById(arguments[0]).textContent";
-    browser
-        .script(script, json!([id]))
-        .as_str()
-        .unwrap_or_default()
-        .to_owned()
-}
-
-/// Waits until an element says something like this.
-#[track_caller]
-fn wait_text(browser: &Browser, id: &str, part: &str) -> String {
-    browser.wait(&format!("#{id} says `{part}`"), || {
-        let text = text(browser, id);
-        text.contains(part).then_some(text)
-    })
-}
-
-/// The number in a text after some words.
-#[track_caller]
-fn number_after(text: &str, words: &str) -> f64 {
-    let rest = text
-        .split_once(words)
-        .unwrap_or_else(|| panic!("`{words}` in `{text}`"))
-        .1;
-    let digits = rest.trim_start().trim_start_matches('(');
-    let end = digits.find(|c: char| !(c.is_ascii_digit() || ".-e".contains(c)));
-    let digits = &digits[..end.unwrap_or(digits.len())];
-    digits
-        .trim_end_matches('.')
-        .parse()
-        .unwrap_or_else(|_| panic!("a number in `{text}`"))
-}
-
-#[track_caller]
-fn assert_close(found: &[u8], expected: &[u8], levels: u8, what: &str) {
-    assert_eq!(found.len(), expected.len(), "{what}");
-    let pairs = found.iter().zip(expected);
-    let worst = pairs.map(|(a, b)| a.abs_diff(*b)).max();
-    assert!(worst <= Some(levels), "{what}: off by {worst:?} of 255");
-}
-
-fn shown(browser: &Browser, name: &str) -> Vec<u8> {
-    browser.canvas(&browser.find("image", name)).1
-}
-
-/// Changes a slider and waits for nothing.
-fn slide(browser: &Browser, name: &str, value: usize) -> Element {
-    let slider = browser.wait_enabled("slider", name);
-    browser.set(&slider, &value.to_string());
-    slider
-}
-
-#[track_caller]
-fn assert_quiet(browser: &Browser) {
-    let complaints = browser.complaints();
-    assert!(
-        complaints.is_empty(),
-        "the page complained: {complaints:#?}"
-    );
-}
 
 /// The whole way of the ink, there and back, computed once more here: as many points in the clusters
 /// as the page says, at the ends and on the way.
 #[test]
 fn the_ink_spreads_and_comes_back_as_the_library_has_it() {
     const POINTS: usize = 1000;
-    let (browser, _server) = open("ink", "&seed=5&ink=drawn_-100,-70_110,-50_10,110");
+    let (browser, _server) = open(
+        "?engine=cpu&seed=5&ink=drawn_-100,-70_110,-50_10,110",
+        "ink",
+    );
     let schedule = default_weights().diffusion.schedule;
     let mixture = Mixture {
         centres: vec![[-1.0, -0.7], [1.1, -0.5], [0.1, 1.1]],
@@ -191,6 +85,20 @@ fn the_ink_spreads_and_comes_back_as_the_library_has_it() {
         inside[2000]
     );
 
+    // Let go, it goes all the way in its own time, there and back.
+    slide(&browser, "There and back", 0);
+    for (button, end) in [("Let it spread", 1000), ("Bring it back", 2000)] {
+        browser.click(&browser.wait_enabled("button", button));
+        browser.wait("the ink has come to its end", || {
+            let value = browser.property(&browser.find("slider", "There and back"), "value");
+            (value == end.to_string()).then_some(())
+        });
+        // It says so, and the button is its own again.
+        let there = format!("{} of", inside[end]);
+        wait_text(&browser, "ink-caption", &there);
+        browser.wait_enabled("button", button);
+    }
+
     // By the keys: an empty plane, and a cluster in it that is in the link.
     browser.click(&browser.find("button", "Draw your own"));
     wait_text(&browser, "ink-caption", "An empty plane");
@@ -210,10 +118,13 @@ fn the_ink_spreads_and_comes_back_as_the_library_has_it() {
 #[test]
 fn noising_is_q_sample_and_denoising_goes_back_from_there() {
     const SEED: u32 = 11;
-    let (browser, _server) = open("noising", &format!("&seed={SEED}&x0=bag-2&noising=400"));
+    let (browser, _server) = open(
+        &format!("?engine=cpu&seed={SEED}&x0=bag-2&noising=400"),
+        "noising",
+    );
     let weights = default_weights();
     let schedule = &weights.diffusion.schedule;
-    let (test, _) = garments(&index().test.file);
+    let (test, _) = garments(&data_index().test.file);
     let of_class = |(_, label): &(usize, &Garment)| **label == Garment::Bag;
     let (bag, _) = test
         .labels()
@@ -308,6 +219,19 @@ fn noising_is_q_sample_and_denoising_goes_back_from_there() {
         1,
         "the drawing noised",
     );
+
+    // And it is in the link.
+    let drawn = browser.canvas(&pad).1;
+    let link = browser.wait("the drawing is in the link", || {
+        Some(browser.url()).filter(|url| url.contains("&drawing="))
+    });
+    browser.open("about:blank");
+    browser.open(&link);
+    approach(&browser, "noising");
+    let pad = browser.wait_enabled("application", "Drawing pad");
+    browser.wait("the link's drawing is on the pad", || {
+        (browser.canvas(&pad).1 == drawn).then_some(())
+    });
     assert_quiet(&browser);
 }
 
@@ -317,8 +241,8 @@ fn noising_is_q_sample_and_denoising_goes_back_from_there() {
 fn the_path_ends_at_the_garment_and_branches_leave_the_run_where_they_say() {
     const SEED: u32 = 3;
     const STEPS: usize = 10;
-    let query = format!("&seed={SEED}&sampler=ddpm&steps={STEPS}&autoplay=1");
-    let (browser, _server) = open("why", &query);
+    let query = format!("?engine=cpu&seed={SEED}&sampler=ddpm&steps={STEPS}&autoplay=1");
+    let (browser, _server) = open(&query, "why");
     browser.wait_for("done");
     let weights = default_weights();
     let schedule = &weights.diffusion.schedule;
@@ -331,7 +255,7 @@ fn the_path_ends_at_the_garment_and_branches_leave_the_run_where_they_say() {
         states.push((frame.t, frame.x_t));
     }
     let x_0 = values(process.x());
-    let index = index();
+    let index = data_index();
     let (map, projection) = garments(&index.map.file);
     let projection = projection.expect("the map's file has a projection");
 
@@ -372,12 +296,34 @@ fn the_path_ends_at_the_garment_and_branches_leave_the_run_where_they_say() {
     slide(&browser, "Timestep", 6);
     expect_at(&values(states[6].1.clone()));
 
+    // The measured curve is that of the weights on the page, or there is none.
+    if let Some(curve) = index.branches_of(&weights.sha256) {
+        let runs = format!("{} runs", curve.runs);
+        wait_text(&browser, "branches-curve-caption", &runs);
+        let points = text(&browser, "branches-curve-text");
+        for point in &curve.points {
+            let share = 100.0 * f64::from(point.kept) / f64::from(curve.runs);
+            let said = format!("{share:.0} % from t = {}", point.t);
+            assert!(points.contains(&said), "{said} in {points}");
+        }
+    } else {
+        wait_text(&browser, "branches-curve-caption", "not been measured");
+    }
+
     // Branches from the state before step 6 of 10, at t = 400 of the lecture.
     let (t, x_t) = &states[6];
     assert_eq!(*t + 1, 400);
     slide(&browser, "Branch at", 410);
+    let other = weights_index()
+        .models
+        .into_iter()
+        .map(|entry| entry.epoch)
+        .find(|epoch| *epoch != weights.metadata.epoch)
+        .expect("weights of two epochs");
     let mut first = 1;
-    for _ in 0..2 {
+    for epoch in [weights.metadata.epoch, other] {
+        // Branches grow by the weights of their run, whatever the page's are by now.
+        browser.set(&browser.find("combobox", "Epoch"), &epoch.to_string());
         browser.click(&browser.wait_enabled("button", "Branch here"));
         wait_text(
             &browser,
@@ -417,15 +363,12 @@ fn the_path_ends_at_the_garment_and_branches_leave_the_run_where_they_say() {
             .contains("branch=6&branch-t=400")
             .then_some(())
     });
-    if let Some(curve) = &index.branches {
-        let caption = wait_text(&browser, "branches-curve-caption", "runs");
-        for point in &curve.points {
-            let share = 100.0 * f64::from(point.kept) / f64::from(curve.runs);
-            let said = format!("{share:.0} % from t = {}", point.t);
-            assert!(caption.contains(&said), "{said} in {caption}");
-        }
-    }
-
+    let own = weights.metadata.epoch.to_string();
+    browser.set(&browser.find("combobox", "Epoch"), &own);
+    browser.wait("the link has its weights", || {
+        let there = format!("epoch={own}&");
+        (browser.url() + "&").contains(&there).then_some(())
+    });
     // The link grows its branch by itself.
     browser.open(&browser.url());
     browser.wait_for("done");
@@ -455,10 +398,10 @@ fn the_path_ends_at_the_garment_and_branches_leave_the_run_where_they_say() {
 /// Twenty pictures, ten of them photographs of the test set; who knows them all is told so.
 #[test]
 fn the_quiz_deals_ten_of_each_and_counts() {
-    let (browser, _server) = open("real-or-sampled", "&seed=1");
+    let (browser, _server) = open("?engine=cpu&seed=1", "real-or-sampled");
     browser.click(&browser.wait_enabled("button", "Begin"));
     wait_text(&browser, "quiz-result", "20 to judge");
-    let (test, _) = garments(&index().test.file);
+    let (test, _) = garments(&data_index().test.file);
     let mut real = Vec::new();
     for i in 1..=20 {
         let picture = shown(&browser, &format!("Picture {i}"));
@@ -482,26 +425,99 @@ fn the_quiz_deals_ten_of_each_and_counts() {
     assert_quiet(&browser);
 }
 
-/// Data that cannot be had is said where it is missed, and stops nothing else.
+/// Data that cannot be had, or is no data, is said where it is missed, and stops nothing else.
 #[test]
-fn without_the_map_the_rest_works() {
+fn without_the_real_garments_the_rest_works() {
+    for (map, test) in [
+        (Fault::Missing, Fault::Truncated),
+        (Fault::Altered, Fault::Missing),
+        (Fault::CutOff, Fault::Altered),
+    ] {
+        let server = Server::of(dist());
+        server.fault("data/map.bin", map);
+        server.fault("data/test.bin", test);
+        server.fault("weights/log.jsonl", Fault::Missing);
+        let (browser, _server) =
+            open_from(server, "?engine=cpu&seed=1&sampler=ddim&steps=3", "why");
+        wait_text(&browser, "why-note", "could not be loaded");
+        browser.wait_enabled("button", "Draw random images");
+        approach(&browser, "noising");
+        wait_text(&browser, "noising-note", "could not be loaded");
+        // One can still draw.
+        browser.wait_enabled("application", "Drawing pad");
+        approach(&browser, "algorithms");
+        wait_text(&browser, "algorithms-note", "could not be loaded");
+        browser.click(&browser.wait_enabled("button", "Take one step of the run"));
+        wait_phase(&browser, "sampling", "paused");
+        approach(&browser, "learning");
+        wait_text(&browser, "learning-note", "could not be read");
+        browser.click(&browser.wait_enabled("button", "Sample with every epoch"));
+        wait_phase(&browser, "learning", "idle");
+        let captions = text(&browser, "learning-pictures");
+        let sampled = captions.matches("seed 1").count();
+        assert_eq!(sampled, weights_index().models.len(), "{captions}");
+        approach(&browser, "sampling");
+        browser.click(&browser.wait_enabled("button", "Sample a garment"));
+        browser.wait_for("done");
+    }
+}
+
+/// Figures 5 and 8 and the choice of figure 1 have the weights of the list, whatever it holds.
+#[test]
+fn the_figures_have_the_weights_of_the_list() {
+    let entry = default_entry();
+    let device = kernels::cpu();
+    let mut list = weights_index();
     let server = Server::of(dist());
-    server.fault("data/map.bin", Fault::Altered);
-    server.fault("data/test.bin", Fault::Missing);
-    let (browser, _server) = open_with(server, "why", "&seed=1&sampler=ddim&steps=3");
-    wait_text(&browser, "why-note", "could not be loaded");
-    browser.wait_enabled("button", "Draw random images");
-    browser.script(
-        "document.getElementById('noising').scrollIntoView()",
-        json!([]),
-    );
-    wait_text(&browser, "noising-note", "could not be loaded");
-    // One can still draw.
-    browser.wait_enabled("application", "Drawing pad");
-    browser.script(
-        "document.getElementById('sampling').scrollIntoView()",
-        json!([]),
-    );
-    browser.click(&browser.wait_enabled("button", "Sample a garment"));
-    browser.wait_for("done");
+    // The same network under other epochs: what is asked here is which there are.
+    let mut add = |epoch: u32| {
+        let weights = weights_of(&entry);
+        let metadata = Metadata {
+            epoch,
+            ..weights.metadata
+        };
+        let bytes = encode(&weights.unet, &metadata, &device).unwrap();
+        let file = format!("of-{epoch}.bpk");
+        list.models.push(IndexEntry {
+            file: file.clone(),
+            bytes: bytes.len() as u64,
+            sha256: hex(&Sha256::digest(&bytes)),
+            epoch,
+            evaluation: Default::default(),
+        });
+        server.add(&format!("weights/{file}"), bytes);
+    };
+    for epoch in [124, 150] {
+        add(epoch);
+    }
+    list.models.remove(0);
+    list.default = "of-124.bpk".to_owned();
+    server.add("weights/index.json", serde_json::to_vec(&list).unwrap());
+    let expected: Vec<String> = list.models.iter().map(|m| m.epoch.to_string()).collect();
+
+    let query = "?engine=cpu&seed=2&sampler=dpm&steps=3";
+    let (browser, _server) = open_from(server, query, "learning");
+    let choice = |id: &str| -> (String, Vec<String>) {
+        let script = "const select = document.getElementById(arguments[0]);
+            return [select.value, [...select.options].map((option) => option.value)]";
+        serde_json::from_value(browser.script(script, json!([id]))).unwrap()
+    };
+    assert_eq!(choice("epoch"), ("124".to_owned(), expected.clone()));
+    browser.click(&browser.wait_enabled("button", "Sample with every epoch"));
+    wait_phase(&browser, "learning", "idle");
+    for epoch in &expected {
+        let s = if epoch == "1" { "" } else { "s" };
+        let picture = shown(&browser, &format!("Garment after {epoch} epoch{s}"));
+        assert!(picture.iter().any(|level| *level > 120), "epoch {epoch}");
+    }
+    let captions = text(&browser, "learning-pictures");
+    assert_eq!(captions.matches("seed 2").count(), expected.len());
+    approach(&browser, "real-or-sampled");
+    browser.wait_enabled("button", "Begin");
+    assert_eq!(choice("quiz-epoch"), ("124".to_owned(), expected));
+    browser.set(&browser.find("combobox", "Weights of epoch"), "150");
+    browser.click(&browser.wait_enabled("button", "Begin"));
+    wait_text(&browser, "real-or-sampled-note", "epoch 150");
+    wait_text(&browser, "quiz-result", "20 to judge");
+    assert_quiet(&browser);
 }

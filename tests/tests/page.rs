@@ -3,106 +3,26 @@
 //!
 //! What it computes is compared with the trainer's `sample`, natively, from the same weights.
 
-use std::{ops::ControlFlow, path::PathBuf, time::Duration};
+use std::time::Duration;
 
 use burn::tensor::{Tensor, TensorData};
 use fashion_ddpm::{
     Garment, Sampler,
-    garment::parse_garment,
     noise::{PIXELS, gaussian},
     sampler::to_pixels,
-    weights::{Index, IndexEntry, Weights},
 };
 use fashion_ddpm_tests::{
     browser::{Browser, Gpu},
-    data, distance, load, prepared,
+    data, distance, load,
+    page::{LEVELS, Picture, assert_quiet, default_entry, default_weights, dist},
     reference::References,
     server::{Fault, SUB_PATH, Server},
     values,
 };
 use serde_json::{Value, json};
-use trainer::sample::{Walk, walk};
-
-/// Levels of 255 by which two devices may differ.
-const LEVELS: u8 = 2;
 
 /// f32 on any device against f64.
 const TOLERANCE: f32 = 1e-4;
-
-fn dist() -> PathBuf {
-    prepared("FASHION_DDPM_DIST")
-}
-
-fn default_entry() -> IndexEntry {
-    let index = std::fs::read(dist().join("weights/index.json")).unwrap();
-    let index: Index = serde_json::from_slice(&index).unwrap();
-    index
-        .default_entry()
-        .expect("the default is listed")
-        .clone()
-}
-
-fn default_weights() -> Weights {
-    load(&dist().join("weights").join(default_entry().file))
-}
-
-/// A picture, as a link has it.
-#[derive(Clone, Copy)]
-struct Picture {
-    seed: u32,
-    garment: &'static str,
-    sampler: &'static str,
-    steps: usize,
-    guidance: f64,
-    count: u32,
-}
-
-impl Picture {
-    fn query(self, engine: &str) -> String {
-        let Self {
-            seed,
-            garment,
-            sampler,
-            steps,
-            guidance,
-            count,
-        } = self;
-        format!(
-            "?engine={engine}&seed={seed}&garment={garment}&sampler={sampler}&steps={steps}\
-             &guidance={guidance}&count={count}"
-        )
-    }
-
-    /// The trainer's `sample`: the states x_t of image 0, then the pixels of all.
-    fn sample(self) -> (Vec<Vec<f32>>, Vec<u8>) {
-        let weights = default_weights();
-        let schedule = &weights.diffusion.schedule;
-        let sampler: Sampler = self.sampler.parse().unwrap();
-        let way = Walk {
-            plan: sampler.plan(schedule, self.steps).unwrap(),
-            garment: parse_garment(self.garment).unwrap(),
-            guidance_scale: self.guidance,
-            seed: self.seed,
-        };
-        let mut states = Vec::new();
-        let device = kernels::cpu();
-        let pixels = walk(
-            &weights.unet,
-            &weights.diffusion,
-            &way,
-            0..self.count,
-            &device,
-            |_, frame| {
-                states.push(values(frame.x_t.clone().narrow(0, 0, 1)));
-                ControlFlow::<()>::Continue(())
-            },
-        );
-        let ControlFlow::Continue(pixels) = pixels else {
-            unreachable!("nobody ends this walk")
-        };
-        (states, pixels)
-    }
-}
 
 fn pixels(done: &Value) -> Vec<u8> {
     assert_eq!(done["isBytes"], true, "`pixels` is a Uint8Array");
@@ -151,15 +71,6 @@ fn shown(browser: &Browser, name: &str) -> Vec<f32> {
     let middle = |i: usize| i * scale + scale / 2;
     let at = |i: usize| pixels[middle(i / 28) * width + middle(i % 28)];
     (0..PIXELS).map(|i| f32::from(at(i))).collect()
-}
-
-#[track_caller]
-fn assert_quiet(browser: &Browser) {
-    let complaints = browser.complaints();
-    assert!(
-        complaints.is_empty(),
-        "the page complained: {complaints:#?}"
-    );
 }
 
 /// Opens the page and waits until it can sample.
@@ -216,7 +127,7 @@ fn the_cpu_engine_takes_all_1000_steps_and_paints_the_trainers_picture() {
         .collect();
     let expected: Vec<(u64, u64)> = (0..1000).map(|index| (index, 999 - index)).collect();
     assert_eq!(found, expected, "every frame once, in order");
-    let (states, expected) = picture.sample();
+    let (states, expected) = picture.sample(&default_weights());
     assert_same_picture(&pixels(&done), &expected, "CPU engine and trainer");
 
     // All frames are painted; then the slider has a stop for each, and one for the garment.
@@ -317,7 +228,7 @@ fn webgpu_paints_what_the_cpu_paints() {
             count: 4,
         },
     ] {
-        let (_, expected) = picture.sample();
+        let (_, expected) = picture.sample(&default_weights());
         let [webgpu, cpu] = ["webgpu", "cpu"].map(|engine| {
             let server = Server::of(dist());
             let browser = Browser::chromium(Gpu::Software);
@@ -779,7 +690,11 @@ fn a_link_is_a_picture() {
     browser.open("about:blank");
     browser.open(&server.url(&format!("{}&autoplay=1", picture.query("cpu"))));
     let done = browser.wait_for("done");
-    assert_same_picture(&pixels(&done), &picture.sample().1, "an autoplayed link");
+    assert_same_picture(
+        &pixels(&done),
+        &picture.sample(&default_weights()).1,
+        "an autoplayed link",
+    );
     assert_quiet(&browser);
 }
 
@@ -878,5 +793,9 @@ fn firefox_paints_the_trainers_picture_too() {
         browser.status()
     );
     assert_eq!(browser.count("frame"), 40);
-    assert_same_picture(&pixels(&done), &picture.sample().1, "Firefox and trainer");
+    assert_same_picture(
+        &pixels(&done),
+        &picture.sample(&default_weights()).1,
+        "Firefox and trainer",
+    );
 }
