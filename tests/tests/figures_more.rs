@@ -87,11 +87,14 @@ fn the_ink_spreads_and_comes_back_as_the_library_has_it() {
 
     // Let go, it goes all the way in its own time, there and back.
     slide(&browser, "There and back", 0);
-    for (button, end) in [("Let it spread", 1000), ("Bring it back", 2000)] {
+    for (button, last, end) in [
+        ("Let it spread", "1000", 1000),
+        ("Bring it back", "2000", 2000),
+    ] {
         browser.click(&browser.wait_enabled("button", button));
         browser.wait("the ink has come to its end", || {
             let value = browser.property(&browser.find("slider", "There and back"), "value");
-            (value == end.to_string()).then_some(())
+            (value == last).then_some(())
         });
         // It says so, and the button is its own again.
         let there = format!("{} of", inside[end]);

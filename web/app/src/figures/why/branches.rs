@@ -122,12 +122,6 @@ impl Figure {
         }
     }
 
-    /// From now on the ends of branches are classified by these images.
-    pub fn classify_by(&mut self, map: Rc<Map>) {
-        self.map = Some(map);
-        self.render();
-    }
-
     /// The curve of the page's weights, if there is one.
     fn measured(&self) -> Option<Branches> {
         let model = self.page.model()?;
@@ -457,6 +451,13 @@ impl Figure {
         };
         note("branches", &text, false);
     }
+}
+
+/// From now on the ends of branches are classified by these images. A link's branch may have waited
+/// for them.
+pub fn classify_by(figure: &Shared, map: Rc<Map>) {
+    figure.borrow_mut().map = Some(map);
+    follow(figure);
 }
 
 /// Something about the run or the page has changed.

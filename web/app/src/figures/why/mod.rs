@@ -34,7 +34,7 @@ pub async fn mount(page: Page) -> Result<(), String> {
     let branches = branches::mount(&page);
     let map = data::map("why-load").await?;
     space.borrow_mut().compare_with(Rc::clone(&map));
-    branches.borrow_mut().classify_by(Rc::clone(&map));
+    branches::classify_by(&branches, Rc::clone(&map));
     clusters::mount(&page, map);
     Ok(())
 }
