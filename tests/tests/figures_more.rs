@@ -450,8 +450,6 @@ fn without_the_real_garments_the_rest_works() {
         browser.wait_enabled("application", "Drawing pad");
         approach(&browser, "algorithms");
         wait_text(&browser, "algorithms-note", "could not be loaded");
-        browser.click(&browser.wait_enabled("button", "Take one step of the run"));
-        wait_phase(&browser, "sampling", "paused");
         approach(&browser, "learning");
         wait_text(&browser, "learning-note", "could not be read");
         browser.click(&browser.wait_enabled("button", "Sample with every epoch"));
@@ -459,8 +457,11 @@ fn without_the_real_garments_the_rest_works() {
         let captions = text(&browser, "learning-pictures");
         let sampled = captions.matches("seed 1").count();
         assert_eq!(sampled, weights_index().models.len(), "{captions}");
+        approach(&browser, "algorithms");
+        browser.click(&browser.wait_enabled("button", "Take one step of the run"));
+        wait_phase(&browser, "sampling", "paused");
         approach(&browser, "sampling");
-        browser.click(&browser.wait_enabled("button", "Sample a garment"));
+        browser.click(&browser.wait_enabled("button", "Resume"));
         browser.wait_for("done");
     }
 }
