@@ -133,7 +133,8 @@ pub fn interval(kept: u32, n: u32) -> [f64; 2] {
     let (share, z) = (f64::from(kept) / n, Z * Z / n);
     let middle = (share + z / 2.0) / (1.0 + z);
     let half = (share * (1.0 - share) * z + z * z / 4.0).sqrt() / (1.0 + z);
-    [middle - half, middle + half]
+    // The share itself is within, whatever the last bit says.
+    [(middle - half).min(share), (middle + half).max(share)]
 }
 
 /// Stops of a run to show in a strip of this many pictures from stop `first` to the last one, both
