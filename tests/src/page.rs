@@ -135,7 +135,7 @@ impl Picture {
         let images = 0..self.count;
         let pixels = walk(
             &weights.unet,
-            schedule,
+            &weights.diffusion,
             &way,
             images,
             &device,
