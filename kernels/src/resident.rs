@@ -8,8 +8,8 @@ pub const COEFFICIENTS: usize = 9;
 /// The state of a walk and its tables, in memory that never moves: a recorded step goes on reading
 /// and writing it, whichever picture is computed.
 ///
-/// Unlike other tensors these are overwritten in place, by [`Resident::set`] and by
-/// [`reverse_step`]; nobody else should hold on to them.
+/// Unlike other tensors these are overwritten in place, by [`assign`](crate::assign) and by
+/// [`reverse_step`](crate::reverse_step); nobody else should hold on to them.
 #[derive(Debug)]
 pub struct Resident {
     /// x_t, `[images, 1, height, width]`.
