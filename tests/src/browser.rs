@@ -5,7 +5,7 @@
 
 use std::{
     io::{BufRead, BufReader, Read},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::{Mutex, MutexGuard, PoisonError},
     thread,
@@ -127,13 +127,11 @@ impl Browser {
 
     fn start(driver: PathBuf, arguments: &[&str], capabilities: &Value, chromium: bool) -> Self {
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut driver = Command::new(&driver)
-            .args(arguments)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap_or_else(|error| panic!("{}: {error}", driver.display()));
-        let port = announced_port(driver.stdout.take().expect("piped"));
+        // Chromium's driver picks a port for one protocol of the internet, and gives up where the
+        // other one has it in use: that is nobody's fault, and the next port will do.
+        let (driver, port) = (0..5)
+            .find_map(|_| start_driver(&driver, arguments))
+            .expect("a driver announces its port");
         let config = ureq::Agent::config_builder()
             .http_status_as_error(false)
             .timeout_global(Some(PATIENCE));
@@ -447,10 +445,16 @@ impl Drop for Browser {
     }
 }
 
-/// Reads the port that a driver has chosen from what it says, and goes on listening so that it never
-/// blocks.
-fn announced_port(output: impl Read + Send + 'static) -> u16 {
-    let mut lines = BufReader::new(output).lines();
+/// Starts a driver and reads the port that it has chosen, if it finds one; goes on listening so that
+/// the driver never blocks.
+fn start_driver(driver: &Path, arguments: &[&str]) -> Option<(Child, u16)> {
+    let mut child = Command::new(driver)
+        .args(arguments)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap_or_else(|error| panic!("{}: {error}", driver.display()));
+    let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
     let port = lines.by_ref().map_while(Result::ok).find_map(|line| {
         let (_, rest) = line
             .split_once("on port ")
@@ -459,8 +463,12 @@ fn announced_port(output: impl Read + Send + 'static) -> u16 {
         // Chromium's first says which port it was asked for: 0, any.
         digits.trim().parse().ok().filter(|port| *port != 0)
     });
+    let Some(port) = port else {
+        child.wait().ok();
+        return None;
+    };
     thread::spawn(move || lines.for_each(drop));
-    port.expect("a driver announces its port")
+    Some((child, port))
 }
 
 /// Collects the page's events from its first moment.
