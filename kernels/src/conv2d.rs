@@ -18,7 +18,7 @@ use gemm::Parallelism;
 use crate::{
     CpuOperations,
     matrix::{Matrix, multiply, with_scratch},
-    parallel::for_each_piece,
+    parallel::{add_up, for_each_piece},
     primitive::{Values, dims, tensor},
     simd::{for_each_instruction_set, sum},
     winograd::Winograd,
@@ -408,14 +408,7 @@ impl Convolution {
                 });
             }
         });
-        let (total, rest) = partial.split_at_mut(length);
-        for_each_piece(total, 4096, |i, total| {
-            for dw in rest.chunks_exact(length) {
-                for (total, &dw) in total.iter_mut().zip(&dw[i * 4096..]) {
-                    *total += dw;
-                }
-            }
-        });
+        let total = add_up(&mut partial, length);
         let mut dw = vec![0.0; length];
         for (channel, dw) in dw.chunks_exact_mut(taps).enumerate() {
             for (dw, row) in dw.iter_mut().zip(total.chunks_exact(self.channels_out)) {

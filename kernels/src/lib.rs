@@ -205,11 +205,7 @@ pub fn concat_group_norm_silu(
     if cube::runs_on(&a.device(), a.dtype()) {
         return cube::group_norm_silu(a, b, gamma, beta, groups, epsilon, activate);
     }
-    let x = match b {
-        Some(b) => Tensor::cat(vec![a, b], 1),
-        None => a,
-    };
-    group_norm_silu(x, gamma, beta, groups, epsilon, activate)
+    group_norm_silu(plain::concat(a, b), gamma, beta, groups, epsilon, activate)
 }
 
 /// The channels of two tensors one after the other, for [`concat_group_norm_silu`] and

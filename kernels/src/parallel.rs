@@ -27,6 +27,22 @@ pub(crate) fn for_each_piece(
     }
 }
 
+/// Adds up parts of `length` values each, in their order, into the first, and returns it.
+pub(crate) fn add_up(parts: &mut [f32], length: usize) -> &[f32] {
+    /// Values that are summed by one thread.
+    const PIECE: usize = 4096;
+
+    let (total, rest) = parts.split_at_mut(length);
+    for_each_piece(total, PIECE, |i, total| {
+        for part in rest.chunks_exact(length) {
+            for (total, &value) in total.iter_mut().zip(&part[i * PIECE..]) {
+                *total += value;
+            }
+        }
+    });
+    total
+}
+
 /// As [`for_each_piece`], for two slices cut into equally many pieces.
 #[cfg(feature = "threads")]
 pub(crate) fn for_each_pair(

@@ -121,7 +121,7 @@ fn double(x: Tensor<4>, n: usize) -> Tensor<4> {
         .reshape([b, c, h * n, w * n])
 }
 
-fn concat(a: Tensor<4>, b: Option<Tensor<4>>) -> Tensor<4> {
+pub(crate) fn concat(a: Tensor<4>, b: Option<Tensor<4>>) -> Tensor<4> {
     match b {
         Some(b) => Tensor::cat(vec![a, b], 1),
         None => a,

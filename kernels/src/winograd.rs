@@ -17,7 +17,7 @@ use gemm::Parallelism;
 
 use crate::{
     matrix::{Matrix, multiply, with_scratch},
-    parallel::for_each_piece,
+    parallel::{add_up, for_each_piece},
     simd::{LANES, for_each_instruction_set},
 };
 
@@ -222,14 +222,7 @@ impl Winograd {
                 });
             }
         });
-        let (total, rest) = partial.split_at_mut(length);
-        for_each_piece(total, 4096, |i, total| {
-            for sums in rest.chunks_exact(length) {
-                for (total, &sum) in total.iter_mut().zip(&sums[i * 4096..]) {
-                    *total += sum;
-                }
-            }
-        });
+        let total = add_up(&mut partial, length);
         let mut dw = vec![0.0; self.kernel_area() * KERNEL * KERNEL];
         let rows = LANES * self.channels_in * KERNEL * KERNEL;
         for_each_piece(&mut dw, rows, |i, dw| {
