@@ -9,15 +9,16 @@ use std::sync::Arc;
 use burn::{
     module::Module,
     store::ModuleRecord,
-    tensor::{Bytes, Device, Tensor, TensorData},
+    tensor::{Device, Tensor, TensorData},
 };
 use burn_pack::{Reader, Writer};
-use fashion_ddpm::{Ema, UNet, weights::checksum};
+use fashion_ddpm::{Ema, UNet};
 use serde::{Deserialize, Serialize};
 
 use crate::{
     data::Dataset,
     optimizer::AdamW,
+    sealed::{self, Flaw},
     train::{Position, TrainConfig, TrainError, Trainer},
 };
 
@@ -58,6 +59,16 @@ pub enum CheckpointError {
     /// A configuration that describes no training.
     #[error(transparent)]
     Train(#[from] TrainError),
+}
+
+impl From<Flaw> for CheckpointError {
+    fn from(flaw: Flaw) -> Self {
+        match flaw {
+            Flaw::Container(reason) => Self::Container(reason),
+            Flaw::Foreign(reason) => Self::Foreign(reason),
+            Flaw::Checksum { expected, found } => Self::Checksum { expected, found },
+        }
+    }
 }
 
 /// All of a run but its tensors.
@@ -103,14 +114,8 @@ pub fn encode(trainer: &mut Trainer) -> Result<Vec<u8>, CheckpointError> {
             bytes,
         ));
     }
-    let json = serde_json::to_string(&training).expect("plain data");
-    let sha256 = checksum(&json, &tensors).map_err(container)?;
-    let bytes = Writer::new(tensors)
-        .with_metadata("training", &json)
-        .with_metadata("sha256", &sha256)
-        .into_bytes()
-        .map_err(container)?;
-    Ok(bytes.to_vec())
+    let (bytes, _) = sealed::seal("training", &training, tensors).map_err(container)?;
+    Ok(bytes)
 }
 
 /// Goes on where [`encode`] was called.
@@ -195,22 +200,7 @@ pub fn inspect(bytes: &[u8]) -> Result<Training, CheckpointError> {
 }
 
 fn open(bytes: &[u8]) -> Result<(Training, Vec<burn_pack::Tensor>), CheckpointError> {
-    let reader = Reader::from_bytes(Bytes::from_bytes_vec(bytes.to_vec())).map_err(container)?;
-    let strings = reader.metadata().clone();
-    let string = |key: &str| {
-        strings
-            .get(key)
-            .ok_or_else(|| foreign(format!("it lacks `{key}`")))
-    };
-    let json = string("training")?;
-    let expected = string("sha256")?;
-    let tensors = reader.into_tensors().map_err(container)?;
-    let found = checksum(json, &tensors).map_err(container)?;
-    if found != *expected {
-        let expected = expected.clone();
-        return Err(CheckpointError::Checksum { expected, found });
-    }
-    let training: Training = serde_json::from_str(json).map_err(foreign)?;
+    let (training, tensors, _) = sealed::open::<Training>("training", bytes)?;
     if training.format_version != FORMAT_VERSION {
         return Err(foreign(format!("version {}", training.format_version)));
     }

@@ -172,23 +172,8 @@ struct SampleArguments {
     /// any, t-shirt, trouser, pullover, dress, coat, sandal, shirt, sneaker, bag or ankle-boot
     #[arg(long, value_name = "SLUG", default_value = "any", value_parser = garment)]
     garment: Label,
-    /// ddpm, ddim or dpm
-    #[arg(long, value_name = "SAMPLER", default_value_t = Sampler::Ddpm)]
-    sampler: Sampler,
-    /// Steps of the sampler [default: T for ddpm, 50 for the others]
-    #[arg(long, allow_negative_numbers = true, value_name = "N")]
-    steps: Option<usize>,
-    /// Share of DDPM's noise in a step of ddim, 0 to 1 [default: 0]
-    #[arg(long, allow_negative_numbers = true, value_name = "E")]
-    eta: Option<f64>,
-    /// How much the garment counts; 1 is off
-    #[arg(
-        long,
-        allow_negative_numbers = true,
-        value_name = "W",
-        default_value_t = 1.0
-    )]
-    guidance: f64,
+    #[command(flatten)]
+    walk: WalkArguments,
     /// FILE.png for a grid without gaps, FILE.npy for uint8 [N, 28, 28]
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
@@ -288,6 +273,25 @@ struct EvaluateArguments {
         default_value_t = 0
     )]
     seed: u32,
+    #[command(flatten)]
+    walk: WalkArguments,
+    /// auto, cuda, vulkan, metal, wgpu or cpu
+    #[arg(long, value_name = "DEVICE", default_value_t = DeviceChoice::Auto)]
+    device: DeviceChoice,
+    /// Folder with the four official .gz files [default: a cache folder, filled by downloading]
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Folder for evaluation.json, grid.png and closest.png
+    #[arg(long, value_name = "DIR", default_value = "evaluation")]
+    out: PathBuf,
+    /// Also write the figures into the index.json beside the weights
+    #[arg(long)]
+    record: bool,
+}
+
+// The way from noise to image. Not a doc comment: clap would take it for the command's own.
+#[derive(Debug, Args)]
+struct WalkArguments {
     /// ddpm, ddim or dpm
     #[arg(long, value_name = "SAMPLER", default_value_t = Sampler::Ddpm)]
     sampler: Sampler,
@@ -305,26 +309,18 @@ struct EvaluateArguments {
         default_value_t = 1.0
     )]
     guidance: f64,
-    /// auto, cuda, vulkan, metal, wgpu or cpu
-    #[arg(long, value_name = "DEVICE", default_value_t = DeviceChoice::Auto)]
-    device: DeviceChoice,
-    /// Folder with the four official .gz files [default: a cache folder, filled by downloading]
-    #[arg(long, value_name = "DIR")]
-    data: Option<PathBuf>,
-    /// Folder for evaluation.json, grid.png and closest.png
-    #[arg(long, value_name = "DIR", default_value = "evaluation")]
-    out: PathBuf,
-    /// Also write the figures into the index.json beside the weights
-    #[arg(long)]
-    record: bool,
 }
 
-/// The sampler with the eta asked for, which only one of them has.
-fn with_eta(sampler: Sampler, eta: Option<f64>) -> Result<Sampler, Failure> {
-    match (sampler, eta) {
-        (sampler, None) => Ok(sampler),
-        (Sampler::Ddim { .. }, Some(eta)) => Ok(Sampler::Ddim { eta }),
-        (sampler, Some(_)) => Err(format!("--eta goes with --sampler ddim, not {sampler}").into()),
+impl WalkArguments {
+    /// The sampler with the eta asked for, which only one of them has.
+    fn sampler(&self) -> Result<Sampler, Failure> {
+        match (self.sampler, self.eta) {
+            (sampler, None) => Ok(sampler),
+            (Sampler::Ddim { .. }, Some(eta)) => Ok(Sampler::Ddim { eta }),
+            (sampler, Some(_)) => {
+                Err(format!("--eta goes with --sampler ddim, not {sampler}").into())
+            }
+        }
     }
 }
 
@@ -501,9 +497,9 @@ fn sample(arguments: SampleArguments) -> Result<(), Failure> {
         count: arguments.count,
         seed: arguments.seed,
         garment: arguments.garment.0,
-        sampler: with_eta(arguments.sampler, arguments.eta)?,
-        steps: arguments.steps,
-        guidance_scale: arguments.guidance,
+        sampler: arguments.walk.sampler()?,
+        steps: arguments.walk.steps,
+        guidance_scale: arguments.walk.guidance,
         out: arguments.out,
         frames: arguments.frames,
     })?;
@@ -565,9 +561,9 @@ fn evaluate(arguments: EvaluateArguments) -> Result<(), Failure> {
         count: arguments.count,
         unconditional: arguments.unconditional.unwrap_or(arguments.count),
         seed: arguments.seed,
-        sampler: with_eta(arguments.sampler, arguments.eta)?,
-        steps: arguments.steps,
-        guidance_scale: arguments.guidance,
+        sampler: arguments.walk.sampler()?,
+        steps: arguments.walk.steps,
+        guidance_scale: arguments.walk.guidance,
         device: arguments.device,
         data: arguments.data,
         out: arguments.out,

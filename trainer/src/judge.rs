@@ -21,7 +21,7 @@ use burn::{
     optim::{AdamWConfig, GradientsParams},
     store::ModuleRecord,
     tensor::{
-        Bytes, DType, Device, Int, Tensor, TensorData,
+        DType, Device, Int, Tensor, TensorData,
         activation::{silu, softmax},
     },
 };
@@ -29,7 +29,7 @@ use burn_pack::{Reader, Writer};
 use fashion_ddpm::{
     Garment,
     noise::{IMAGE_SIZE, PIXELS},
-    weights::{self, WeightsError, checksum},
+    weights::{self, WeightsError},
 };
 use rand::{Rng, RngExt, seq::SliceRandom};
 use serde::{Deserialize, Serialize};
@@ -37,6 +37,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     data::{Dataset, to_network},
     progress::Progress,
+    sealed::{self, Flaw},
     train::keyed,
 };
 
@@ -93,6 +94,16 @@ pub enum JudgeError {
     /// The loss is no number any more.
     #[error("the loss became {0}: training diverged; choose another --seed")]
     Diverged(f64),
+}
+
+impl From<Flaw> for JudgeError {
+    fn from(flaw: Flaw) -> Self {
+        match flaw {
+            Flaw::Container(reason) => Self::Container(reason),
+            Flaw::Foreign(reason) => Self::Foreign(reason),
+            Flaw::Checksum { expected, found } => Self::Checksum { expected, found },
+        }
+    }
 }
 
 /// What a judge's file says about itself.
@@ -413,19 +424,13 @@ pub fn train(
         train_sha256: training.sha256().to_owned(),
         test_sha256: test.sha256().to_owned(),
     };
-    let json = serde_json::to_string(&card).expect("plain data");
-    let sha256 = checksum(&json, &tensors).map_err(container)?;
-    let bytes = Writer::new(tensors)
-        .with_metadata("judge", &json)
-        .with_metadata("sha256", &sha256)
-        .into_bytes()
-        .map_err(container)?;
+    let (bytes, sha256) = sealed::seal("judge", &card, tensors).map_err(container)?;
     let judge = Judge {
         classifier,
         card,
         sha256,
     };
-    Ok((bytes.to_vec(), judge))
+    Ok((bytes, judge))
 }
 
 /// Some images of a data set.
@@ -496,29 +501,14 @@ fn generator(seed: u32, epoch: u32) -> impl Rng {
 /// # Errors
 /// [`JudgeError`] where it is cut off, altered, or another file.
 pub fn decode(bytes: &[u8]) -> Result<Judge, JudgeError> {
-    let reader = Reader::from_bytes(Bytes::from_bytes_vec(bytes.to_vec())).map_err(container)?;
-    let strings = reader.metadata().clone();
-    let string = |key: &str| {
-        strings
-            .get(key)
-            .ok_or_else(|| foreign(format!("it lacks `{key}`")))
-    };
-    let json = string("judge")?;
-    let expected = string("sha256")?;
-    let tensors = reader.into_tensors().map_err(container)?;
-    let found = checksum(json, &tensors).map_err(container)?;
-    if found != *expected {
-        let expected = expected.clone();
-        return Err(JudgeError::Checksum { expected, found });
-    }
-    let card: JudgeCard = serde_json::from_str(json).map_err(foreign)?;
+    let (card, tensors, sha256) = sealed::open::<JudgeCard>("judge", bytes)?;
     if card.format_version != FORMAT_VERSION {
         return Err(foreign(format!("version {}", card.format_version)));
     }
     Ok(Judge {
         classifier: load(tensors)?,
         card,
-        sha256: found,
+        sha256,
     })
 }
 

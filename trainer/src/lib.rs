@@ -39,6 +39,7 @@ pub mod picture;
 pub mod progress;
 pub mod run;
 pub mod sample;
+mod sealed;
 pub mod table;
 pub mod train;
 

@@ -29,6 +29,18 @@ use trainer::{
     sample::{Walk, walk},
 };
 
+/// The fewest steps and images that `evaluate` has something to say about.
+const WALK: [&str; 8] = [
+    "--sampler",
+    "ddim",
+    "--steps",
+    "2",
+    "--device",
+    "cpu",
+    "--count",
+    "20",
+];
+
 /// A network for tests: 129,168 numbers at 7 x 7.
 const NETWORK: &str = r#"{"image_size": 28, "pixel_unshuffle": 4, "channels": [16], "blocks": 1,
     "attention": [false], "groups": 8, "classes": 10}"#;
@@ -806,18 +818,8 @@ fn what_cannot_be_judged_is_refused() {
         }
     });
     std::fs::write(&no_numbers, changed).unwrap();
-    let walk = [
-        "--sampler",
-        "ddim",
-        "--steps",
-        "2",
-        "--device",
-        "cpu",
-        "--count",
-        "20",
-    ];
     refused(
-        &[&["--weights", text(&no_numbers)][..], &walk].concat(),
+        &[&["--weights", text(&no_numbers)][..], &WALK].concat(),
         "are no numbers",
     );
     let copy = path("unlisted.bpk");
@@ -893,16 +895,6 @@ fn networks_are_measured_and_tabulated() {
         }
     }
 
-    let walk = [
-        "--sampler",
-        "ddim",
-        "--steps",
-        "2",
-        "--device",
-        "cpu",
-        "--count",
-        "20",
-    ];
     let out = path("figures");
     let common = [
         "--unconditional",
@@ -913,7 +905,7 @@ fn networks_are_measured_and_tabulated() {
         text(&out),
     ];
     let subject = ["evaluate", "--weights", text(&weights)];
-    let output = run(&[&subject[..], &walk, &common].concat());
+    let output = run(&[&subject[..], &WALK, &common].concat());
     assert!(output.status.success(), "{output:?}");
     let evaluation = out.join("evaluation.json");
     let rows = |arguments: &[&str]| {
