@@ -174,6 +174,19 @@ impl UNetConfig {
         sum + conv(channels, folded, 3, first)
     }
 
+    /// Launches of a step of sampling with our own kernels on a GPU, without guidance: a shortcut's
+    /// 1 x 1 convolution, a concatenation and a doubling are part of the kernel that reads them.
+    pub fn launches(&self) -> usize {
+        let levels = self.channels.len();
+        let blocks = 2 * levels * self.blocks + 2;
+        let attended = self.attention.iter().filter(|on| **on).count();
+        let attentions = 2 * attended * self.blocks + 1;
+        let (stem, head, reverse_step) = (1, 2, 1);
+        let resamplings = 2 * (levels - 1);
+        // Norm and convolution, twice; norm, convolution and attention.
+        stem + 4 * blocks + 3 * attentions + resamplings + head + reverse_step
+    }
+
     /// A network with fresh weights, whose first prediction is zero.
     ///
     /// # Panics
@@ -723,6 +736,22 @@ mod tests {
         let up = 3 * narrow + 128 * 64 * 49 + attention + wide + 3 * wide + 128 * 64 * 196;
         let expected = stem_and_head + down + middle + up;
         assert_eq!(UNetConfig::default().multiplications(), expected);
+    }
+
+    /// What the page's test counts in a browser: 19 convolutions, 16 normalisations, 3 attentions,
+    /// and the reverse step.
+    #[test]
+    fn launches_are_counted() {
+        let launches = |change: fn(&mut UNetConfig)| {
+            let mut config = UNetConfig::default();
+            change(&mut config);
+            config.launches()
+        };
+        assert_eq!(launches(|_| ()), 39);
+        // Without attention on the ways, one block each less: norm, convolution, attention.
+        assert_eq!(launches(|c| c.attention = vec![false, false]), 39 - 6);
+        // Four blocks more, two of them attended.
+        assert_eq!(launches(|c| c.blocks = 2), 39 + 4 * 4 + 2 * 3);
     }
 
     #[test]

@@ -607,17 +607,24 @@ fn network(arguments: NetworkArguments) -> Result<(), Failure> {
     );
     let width = figures.iter().map(|f| f.name.len()).max().unwrap_or(0);
     println!(
-        "{:<width$}{:>8}{:>12}{:>11}{:>20}{:>20}",
-        "network", "MMAC", "parameters", "bytes", "images/s forward", "images/s training"
+        "{:<width$}{:>8}{:>12}{:>11}{:>10}{:>20}{:>20}",
+        "network",
+        "MMAC",
+        "parameters",
+        "bytes",
+        "launches",
+        "images/s forward",
+        "images/s training"
     );
     for network in &figures {
         let speed = |s: network::Speed| format!("{:.0} ({:.0}-{:.0})", s.median, s.least, s.most);
         println!(
-            "{:<width$}{:>8.1}{:>12}{:>11}{:>20}{:>20}",
+            "{:<width$}{:>8.1}{:>12}{:>11}{:>10}{:>20}{:>20}",
             network.name,
             network.multiplications as f64 / 1e6,
             network.parameters,
             network.bytes,
+            network.launches,
             speed(network.forward),
             speed(network.training)
         );

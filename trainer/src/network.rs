@@ -130,6 +130,8 @@ pub struct NetworkFigures {
     pub parameters: usize,
     /// Length of its weights file, in half precision.
     pub bytes: usize,
+    /// [`UNetConfig::launches`].
+    pub launches: usize,
     /// Images a second of forward passes.
     pub forward: Speed,
     /// Images a second of training steps: batch, forward, backward, AdamW and average.
@@ -233,6 +235,7 @@ pub fn measure(
                 multiplications: network.multiplications(),
                 parameters: trainer.averaged().num_params(),
                 bytes: trainer.weights("unknown")?.len(),
+                launches: network.launches(),
                 forward: Speed::of(forward),
                 training: Speed::of(training),
             })

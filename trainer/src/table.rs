@@ -71,6 +71,7 @@ pub fn networks(measured: &Path, paths: &[PathBuf]) -> Result<String, TableError
         "MMAC",
         "parameters",
         "bytes",
+        "launches",
         "images/s forward",
         "images/s training",
         "weights",
@@ -79,7 +80,7 @@ pub fn networks(measured: &Path, paths: &[PathBuf]) -> Result<String, TableError
         "recall",
         "broken",
     ]);
-    table += &row(&["---"; 11]);
+    table += &row(&["---"; 12]);
     for network in &measured {
         let speed = |of: &crate::network::Speed| {
             format!("{:.0} ({:.0}-{:.0})", of.median, of.least, of.most)
@@ -89,6 +90,7 @@ pub fn networks(measured: &Path, paths: &[PathBuf]) -> Result<String, TableError
             format!("{:.1}", network.multiplications as f64 / 1e6),
             network.parameters.to_string(),
             network.bytes.to_string(),
+            network.launches.to_string(),
             speed(&network.forward),
             speed(&network.training),
         ];
