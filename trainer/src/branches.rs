@@ -15,7 +15,7 @@ use fashion_ddpm::{
     Denoiser, Gallery, Garment, PredictNoise, ReverseProcess, Sampler,
     gallery::{self, BranchPoint, Branches, GalleryError, Index, to_network},
     noise::PIXELS,
-    sampler::{PlanError, remaining, to_pixels},
+    sampler::{PlanError, remaining},
 };
 use flate2::read::GzDecoder;
 
@@ -24,7 +24,7 @@ use crate::{
     files::{self, FileError},
     page_data,
     progress::Progress,
-    sample::{SampleError, Source, Walk, walk},
+    sample::{SampleError, Source, Walk, finished, walk_to_x_0},
 };
 
 /// Images computed at once.
@@ -134,7 +134,7 @@ pub fn write(options: &Options) -> Result<Branches, BranchesError> {
         let batch = images.len() as u64;
         let mut states: Vec<Tensor<4>> = Vec::with_capacity(BRANCHES);
         let device = &found.device;
-        let finished = walk(
+        let x_0 = walk_to_x_0(
             &weights.unet,
             &weights.diffusion,
             &way,
@@ -148,8 +148,8 @@ pub fn write(options: &Options) -> Result<Branches, BranchesError> {
                 ControlFlow::<std::convert::Infallible>::Continue(())
             },
         );
-        let ControlFlow::Continue(finished) = finished;
-        let classes: Vec<Option<Garment>> = finished.chunks_exact(PIXELS).map(class).collect();
+        let ControlFlow::Continue(x_0) = x_0;
+        let classes: Vec<_> = finished(&x_0)?.chunks_exact(PIXELS).map(class).collect();
         for garment in classes.iter().flatten() {
             counts[garment.label()] += 1;
         }
@@ -161,7 +161,7 @@ pub fn write(options: &Options) -> Result<Branches, BranchesError> {
                 progress.advance(batch, &what);
             }
             let x_0 = process.x().into_data_as::<f32>();
-            let x_0 = to_pixels(&x_0.try_to_vec::<f32>().expect("just converted to f32"));
+            let x_0 = finished(&x_0.try_to_vec::<f32>().expect("just converted to f32"))?;
             let pairs = x_0.chunks_exact(PIXELS).map(class).zip(&classes);
             point.kept += pairs.filter(|(branch, run)| branch == *run).count() as u32;
         }

@@ -19,7 +19,7 @@ use std::{
 use fashion_ddpm::{
     Garment, GaussianDiffusion, Sampler,
     noise::{IMAGE_SIZE, PIXELS},
-    sampler::{PlanError, to_pixels},
+    sampler::PlanError,
     weights::Weights,
 };
 use rand::SeedableRng;
@@ -38,7 +38,7 @@ use crate::{
     network,
     picture::png_grid,
     progress::Progress,
-    sample::{BATCH, MOST_GUIDANCE, SampleError, Source, Walk, walk_to_x_0},
+    sample::{BATCH, MOST_GUIDANCE, SampleError, Source, Walk, finished, walk_to_x_0},
 };
 
 /// Fewest and most images figures are taken of. The most is the number of test images, since
@@ -96,14 +96,6 @@ pub enum EvaluateError {
         expected: &'static str,
         /// What was found.
         found: String,
-    },
-    /// The network's answer is no number.
-    #[error(
-        "{count} of the samples hold values that are no numbers: the weights or the device are broken; check the weights with `trainer info`, or use --device cpu"
-    )]
-    NotANumber {
-        /// How many.
-        count: usize,
     },
     /// Guidance that makes no garment.
     #[error("--guidance goes from 0 to {MOST_GUIDANCE}, {0} does not")]
@@ -735,11 +727,7 @@ fn sampled(
             ControlFlow::<std::convert::Infallible>::Continue(())
         };
         let ControlFlow::Continue(x_0) = walk_to_x_0(unet, diffusion, walk, images, device, look);
-        let broken = |image: &&[f32]| image.iter().any(|v| !v.is_finite());
-        match x_0.chunks_exact(PIXELS).filter(broken).count() {
-            0 => pixels.extend(to_pixels(&x_0)),
-            count => return Err(EvaluateError::NotANumber { count }),
-        }
+        pixels.extend(finished(&x_0)?);
     }
     Ok(pixels)
 }
@@ -1112,7 +1100,7 @@ mod tests {
         let result = sampled(&unet, &diffusion, &walk, 3, &mut 0, &device, &mut progress);
         assert!(matches!(
             result,
-            Err(EvaluateError::NotANumber { count: 3 })
+            Err(EvaluateError::Sample(SampleError::NotANumber { count: 3 }))
         ));
     }
 

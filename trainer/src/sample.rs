@@ -91,6 +91,14 @@ pub enum SampleError {
     /// No such walk.
     #[error("{0}; choose another --steps")]
     Plan(#[from] PlanError),
+    /// The network's answer is no number.
+    #[error(
+        "{count} of the samples hold values that are no numbers: the weights or the device are broken; check the weights with `trainer info`, or use --device cpu"
+    )]
+    NotANumber {
+        /// How many.
+        count: usize,
+    },
     /// No device.
     #[error(transparent)]
     Device(#[from] DeviceError),
@@ -224,8 +232,8 @@ pub fn sample(options: &Options) -> Result<(), SampleError> {
                 None => ControlFlow::Continue(()),
             }
         };
-        match walk(&unet, &diffusion, &settings, images, &found.device, look) {
-            ControlFlow::Continue(pixels) => all.extend(pixels),
+        match walk_to_x_0(&unet, &diffusion, &settings, images, &found.device, look) {
+            ControlFlow::Continue(x_0) => all.extend(finished(&x_0)?),
             ControlFlow::Break(error) => return Err(error.into()),
         }
     }
@@ -264,6 +272,18 @@ pub fn default_weights() -> Result<PathBuf, SampleError> {
 fn pixels(x: Tensor<4>) -> Vec<u8> {
     let x = x.into_data_as::<f32>();
     to_pixels(&x.try_to_vec::<f32>().expect("just converted to f32"))
+}
+
+/// Finished images as pixels, as [`to_pixels`] has them, if each of them is numbers.
+///
+/// # Errors
+/// [`SampleError::NotANumber`] says how many are not.
+pub(crate) fn finished(x_0: &[f32]) -> Result<Vec<u8>, SampleError> {
+    let broken = |image: &&[f32]| image.iter().any(|v| !v.is_finite());
+    match x_0.chunks_exact(PIXELS).filter(broken).count() {
+        0 => Ok(to_pixels(x_0)),
+        count => Err(SampleError::NotANumber { count }),
+    }
 }
 
 /// A way through the reverse process.
