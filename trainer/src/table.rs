@@ -74,13 +74,14 @@ pub fn networks(measured: &Path, paths: &[PathBuf]) -> Result<String, TableError
         "launches",
         "images/s forward",
         "images/s training",
-        "weights",
+        "images seen",
+        "sampler",
         "FD train",
         "precision",
         "recall",
         "broken",
     ]);
-    table += &row(&["---"; 12]);
+    table += &row(&["---"; 13]);
     for network in &measured {
         let speed = |of: &crate::network::Speed| {
             format!("{:.0} ({:.0}-{:.0})", of.median, of.least, of.most)
@@ -97,14 +98,15 @@ pub fn networks(measured: &Path, paths: &[PathBuf]) -> Result<String, TableError
         let same = |report: &&Report| report.subject["network"] == network.name.as_str();
         let mut found = reports.iter().filter(same).peekable();
         if found.peek().is_none() {
-            start.extend(["-"; 5].map(str::to_owned));
+            start.extend(["-"; 6].map(str::to_owned));
             table += &row(&start);
             continue;
         }
         for report in found {
             let figures = &report.samples[0];
             let more = [
-                subject(report),
+                text(report, "images_seen").unwrap_or_default(),
+                walk(report),
                 distance(&figures.frechet_train),
                 share(&figures.precision),
                 share(&figures.recall),
@@ -145,22 +147,28 @@ fn read_reports(paths: &[PathBuf]) -> Result<Vec<Report>, TableError> {
 
 /// `epoch 12, ddim 50 eta 1.0`; of images from elsewhere, where they were.
 fn subject(report: &Report) -> String {
-    let text = |key: &str| match &report.subject[key] {
+    if let Some(images) = text(report, "images") {
+        return images;
+    }
+    let epoch = text(report, "epoch").map(|epoch| format!("epoch {epoch}"));
+    let parts: Vec<String> = epoch.into_iter().chain([walk(report)]).collect();
+    parts.join(", ")
+}
+
+/// `ddim 50 eta 1.0`.
+fn walk(report: &Report) -> String {
+    let part = |before: &str, key: &str| text(report, key).map(|text| format!("{before}{text}"));
+    let parts = [part("", "sampler"), part("", "steps"), part("eta ", "eta")];
+    parts.into_iter().flatten().collect::<Vec<_>>().join(" ")
+}
+
+/// A value of the evaluation's subject, as text.
+fn text(report: &Report, key: &str) -> Option<String> {
+    match &report.subject[key] {
         serde_json::Value::Null => None,
         serde_json::Value::String(text) => Some(text.clone()),
         other => Some(other.to_string()),
-    };
-    if let Some(images) = text("images") {
-        return images;
     }
-    let part = |before: &str, key: &str| text(key).map(|text| format!("{before}{text}"));
-    let walk: Vec<String> = [part("", "sampler"), part("", "steps"), part("eta ", "eta")]
-        .into_iter()
-        .flatten()
-        .collect();
-    let epoch = part("epoch ", "epoch");
-    let parts: Vec<String> = epoch.into_iter().chain([walk.join(" ")]).collect();
-    parts.join(", ")
 }
 
 fn figures_row(name: &str, figures: &Figures) -> String {
