@@ -173,6 +173,8 @@ fn press(page: &Page, event: &KeyboardEvent) -> bool {
             true
         }
         "." => click("data-step"),
+        "ArrowDown" | "PageDown" if scroll(1.0) => true,
+        "ArrowUp" | "PageUp" if scroll(-1.0) => true,
         "ArrowRight" | "ArrowDown" | "PageDown" => {
             go_by(page, 1);
             true
@@ -193,6 +195,24 @@ fn press(page: &Page, event: &KeyboardEvent) -> bool {
             _ => false,
         },
     }
+}
+
+/// Shows more of a figure that is higher than the window, downwards or up. `false` where there is no
+/// more.
+fn scroll(way: f64) -> bool {
+    let root = root();
+    let (height, top) = (root.client_height(), root.scroll_top());
+    let rest = match way > 0.0 {
+        true => root.scroll_height() - height - top,
+        false => top,
+    };
+    // Fractions of a pixel are rounded.
+    if rest <= 1 {
+        return false;
+    }
+    // What was at the edge stays in sight.
+    window().scroll_by_with_x_and_y(0.0, way * 0.8 * f64::from(height));
+    true
 }
 
 /// Presses the shown figure's first button of this kind that can be used.

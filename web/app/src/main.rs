@@ -6,7 +6,7 @@
 //! - `store`: all frames of a run
 //! - `draw`: numbers into colours
 //! - `animation`: a run as a GIF
-//! - `chart`: lines and points as SVG
+//! - `chart`: lines and points as SVG; `plot`: one in its place on the page
 //! - `ink`: a drop of ink, there and back
 //! - `noising`: any image at any t, and the pad to draw one
 //! - `map`: a sample's way over the map of real images
@@ -57,6 +57,8 @@ mod lecture;
 mod page;
 #[cfg(target_arch = "wasm32")]
 mod pen;
+#[cfg(target_arch = "wasm32")]
+mod plot;
 
 fn main() {
     #[cfg(target_arch = "wasm32")]

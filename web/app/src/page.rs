@@ -23,7 +23,7 @@ use crate::{
 
 /// Starts the page.
 pub fn start() {
-    let (state, sentences) = State::parse(parameters(), dom::any_seed());
+    let (state, sentences) = read_address(dom::any_seed());
     let page = Page::new(state, sentences.join(" "));
     figures::start(&page);
     benchmark::start(&page);
@@ -33,6 +33,11 @@ pub fn start() {
         (state.engine, state.epoch)
     };
     page.desk().open(choice, epoch);
+}
+
+/// What the address says, and sentences on what it says in vain.
+fn read_address(any_seed: u32) -> (State, Vec<String>) {
+    State::parse(parameters(), any_seed, figures::FIGURES.len() as u8)
 }
 
 /// The address's parameters.
@@ -156,7 +161,7 @@ impl Page {
         }
         // A browser may refuse where there are very many changes; the next one will do. The first
         // address is only completed: there is nothing before it to go back to.
-        let (parsed, _) = State::parse(parameters(), self.state().seed);
+        let (parsed, _) = read_address(self.state().seed);
         let same = parsed.query() == query || before.is_empty();
         let _ = match same {
             true => history.replace_state_with_url(&JsValue::NULL, "", Some(&address)),
@@ -167,7 +172,7 @@ impl Page {
     /// Back or forward: the address says what the state is.
     fn go_to_address(&self) {
         let before = self.state().clone();
-        let (mut state, _) = State::parse(parameters(), before.seed);
+        let (mut state, _) = read_address(before.seed);
         state.epoch = state.epoch.or(before.epoch);
         let epoch = state.epoch;
         *self.0.state.borrow_mut() = state;

@@ -29,7 +29,6 @@ pub const GARMENTS: [&str; 11] = [
 pub const COUNTS: [u32; 4] = [1, 4, 9, 16];
 
 const STEPS: RangeInclusive<u32> = 1..=1000;
-const LECTURE: RangeInclusive<u8> = 1..=8;
 const GUIDANCE: RangeInclusive<f64> = 0.0..=8.0;
 
 /// Which engine is asked for.
@@ -111,7 +110,7 @@ pub struct State {
     pub epoch: Option<u32>,
     /// `autoplay`: start as soon as the engine is ready.
     pub autoplay: bool,
-    /// `lecture`: the figure, 1 to 8, that is shown alone.
+    /// `lecture`: the figure that is shown alone, 1 the first.
     pub lecture: Option<u8>,
     /// `ink`: the clusters of figure 2.
     pub ink: Ink,
@@ -240,10 +239,12 @@ impl State {
         }
     }
 
-    /// Reads a link's parameters. Where one makes no sense it is left out, and a sentence says so.
+    /// Reads a link's parameters, for a page with so many figures. Where one makes no sense it is left
+    /// out, and a sentence says so.
     pub fn parse(
         parameters: impl IntoIterator<Item = (String, String)>,
         any_seed: u32,
+        figures: u8,
     ) -> (Self, Vec<String>) {
         let mut state = Self::with_seed(any_seed);
         let mut steps = None;
@@ -319,8 +320,8 @@ impl State {
                 ),
                 "lecture" => take(
                     &mut state.lecture,
-                    within(&value, LECTURE).map(Some),
-                    "the number of a figure, 1 to 8",
+                    within(&value, 1..=figures).map(Some),
+                    "the number of a figure",
                 ),
                 "autoplay" => take(&mut state.autoplay, flag(&value), "0 or 1"),
                 // Somebody else's.
@@ -455,7 +456,7 @@ mod tests {
     fn parse(query: &str) -> (State, Vec<String>) {
         let pairs = query.trim_start_matches('?').split('&');
         let pairs = pairs.filter_map(|pair| pair.split_once('='));
-        State::parse(pairs.map(|(k, v)| (k.to_owned(), v.to_owned())), 77)
+        State::parse(pairs.map(|(k, v)| (k.to_owned(), v.to_owned())), 77, 8)
     }
 
     #[test]

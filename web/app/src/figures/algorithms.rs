@@ -23,6 +23,7 @@ use crate::{
     desk::End,
     dom::{self, find, set_attribute, set_text},
     page::Page,
+    plot::Plot,
     store::{Frames, PIXELS},
 };
 
@@ -100,6 +101,7 @@ struct Examples {
     page: Page,
     gallery: Rc<Gallery>,
     pictures: [HtmlCanvasElement; 5],
+    plot: Plot,
     /// t as the lecture counts it, and the squared error.
     points: RefCell<Vec<(f64, f64)>>,
 }
@@ -121,6 +123,7 @@ impl Examples {
             page,
             gallery,
             pictures,
+            plot: Plot::find("example-chart"),
             points: RefCell::default(),
         };
         examples.draw();
@@ -129,10 +132,9 @@ impl Examples {
 
     /// Error against t, over all presses.
     fn draw(&self) {
-        let place: Element = find("example-chart");
         let points = self.points.borrow();
         let x = Axis::linear("t", [0.0, 1000.0], &[1.0, 250.0, 500.0, 750.0, 1000.0]);
-        let y = Axis::logarithmic("squared error", [1e-4, 3.0]);
+        let y = Axis::logarithmic("squared error per pixel", [1e-5, 3.0]);
         let mut chart = Chart::new(x, y).points("one", points.iter().copied());
         if let Some(last) = points.last() {
             chart = chart.points("two", [*last]);
@@ -153,9 +155,9 @@ impl Examples {
                 mean(100.0, 500.0),
                 mean(500.0, 1001.0),
             );
-            describe(&place, &words);
+            describe(self.plot.place(), &words);
         }
-        place.set_inner_html(&chart.svg());
+        self.plot.show(chart);
     }
 }
 

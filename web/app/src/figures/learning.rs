@@ -12,6 +12,7 @@ use crate::{
     desk::{End, Job},
     dom::{self, find, set_text},
     page::Page,
+    plot::Plot,
 };
 
 /// A line of `weights/log.jsonl`, as far as the curve needs it.
@@ -122,7 +123,7 @@ async fn draw_curve(page: &Page) -> Result<(), String> {
     let Some(last) = epochs.last() else {
         return Err("The log of the training run, weights/log.jsonl, is empty.".to_owned());
     };
-    let place: Element = find("learning-chart");
+    let plot = Plot::find("learning-chart");
     let (last, loss) = (f64::from(last.epoch), last.loss);
     let most = epochs.iter().map(|epoch| epoch.loss).fold(0.0, f64::max);
     let least = epochs.iter().map(|epoch| epoch.loss).fold(most, f64::min);
@@ -131,7 +132,7 @@ async fn draw_curve(page: &Page) -> Result<(), String> {
     let words = format!(
         "Loss over {last} epochs: it falls from {most:.3} in the first to {loss:.4} in the last."
     );
-    describe(&place, &words);
+    describe(plot.place(), &words);
     let draw = {
         let page = page.clone();
         move || {
@@ -155,7 +156,7 @@ async fn draw_curve(page: &Page) -> Result<(), String> {
                     chart = chart.points("one", [(x, y)]).word("one", x, y, &word);
                 }
             }
-            place.set_inner_html(&chart.svg());
+            plot.show(chart);
         }
     };
     draw();

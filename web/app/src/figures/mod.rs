@@ -4,8 +4,8 @@
 //!
 //! A figure starts when its section comes near the screen, so that nobody loads what is not looked
 //! at. Its section has `data-started` from then on, and, where it has the engine work, says in
-//! `data-phase` whether it does. It has what all share from [`Page`]: the state, the engine's desk. Where it fails, it says
-//! so in its own `<p class="note" role="status">`, and the others go on.
+//! `data-phase` whether it does. It has what all share from [`Page`]: the state, the engine's desk.
+//! Where it fails, it says so in its own `<p class="note" role="status">`, and the others go on.
 
 mod algorithms;
 mod fewer_steps;
@@ -33,7 +33,7 @@ pub use sampling::step;
 type Mount = fn(Page) -> Pin<Box<dyn Future<Output = Result<(), String>>>>;
 
 /// All figures: the section's id, and what starts it.
-pub const FIGURES: [(&str, Mount); 8] = [
+pub const FIGURES: &[(&str, Mount)] = &[
     ("sampling", |page| Box::pin(sampling::mount(page))),
     ("ink", |page| Box::pin(ink::mount(page))),
     ("noising", |page| Box::pin(noising::mount(page))),
@@ -48,7 +48,7 @@ pub const FIGURES: [(&str, Mount); 8] = [
 
 /// Starts the first figure now, and each other one when its section comes near.
 pub fn start(page: &Page) {
-    for (i, (id, mount)) in FIGURES.into_iter().enumerate() {
+    for (i, (id, mount)) in FIGURES.iter().copied().enumerate() {
         let section: Element = find(id);
         let (page, started) = (page.clone(), section.clone());
         let begin = move || {

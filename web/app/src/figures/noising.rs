@@ -21,6 +21,7 @@ use crate::{
     figures::note,
     noising::{At, Image, Pad, grey_levels_apart, noised},
     page::Page,
+    plot::Plot,
     state::{Subject, decimal},
 };
 
@@ -68,8 +69,8 @@ struct Figure {
     brush: HtmlSelectElement,
     pad_tools: HtmlElement,
     clear: HtmlButtonElement,
-    weights: Element,
-    snr: Element,
+    weights: Plot,
+    snr: Plot,
     numbers: Element,
     denoise: HtmlButtonElement,
     stop: HtmlButtonElement,
@@ -102,8 +103,8 @@ impl Figure {
             brush: find("noising-brush"),
             pad_tools: find("noising-pad"),
             clear: find("noising-clear"),
-            weights: find("noising-weights"),
-            snr: find("noising-snr"),
+            weights: Plot::find("noising-weights"),
+            snr: Plot::find("noising-snr"),
             numbers: find("noising-numbers"),
             denoise: find("noising-denoise"),
             stop: find("noising-stop"),
@@ -255,8 +256,8 @@ impl Figure {
                 .line(&format!("{class} noise"), read(table, |at| at.noise));
             snr = snr.line(class, read(table, |at| at.snr));
         }
-        self.weights.set_inner_html(&weights.cursor(t.into()).svg());
-        self.snr.set_inner_html(&snr.cursor(t.into()).svg());
+        self.weights.show(weights.cursor(t.into()));
+        self.snr.show(snr.cursor(t.into()));
     }
 
     fn paint_with(&mut self, to: [f64; 2]) {

@@ -109,10 +109,10 @@ impl Quiz {
         let cards = (1..=round.pictures().len()).map(|i| {
             format!(
                 "<fieldset class=\"judged\"><legend>Picture {i}</legend>\
-                 <canvas id=\"quiz-{i}\" role=\"img\" aria-label=\"Picture {i}\" width=\"28\" height=\"28\"></canvas>\
+                 <canvas id=\"quiz-{i}\" role=\"img\" aria-label=\"Picture {i}\" aria-describedby=\"quiz-{i}-verdict\" width=\"28\" height=\"28\"></canvas>\
                  <label><input type=\"radio\" name=\"quiz-{i}\" value=\"real\"> Real</label>\
                  <label><input type=\"radio\" name=\"quiz-{i}\" value=\"sampled\"> Sampled</label>\
-                 <p class=\"verdict\"></p></fieldset>"
+                 <p id=\"quiz-{i}-verdict\" class=\"verdict\"></p></fieldset>"
             )
         });
         self.cards.set_inner_html(&cards.collect::<String>());

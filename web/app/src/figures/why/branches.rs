@@ -21,6 +21,7 @@ use crate::{
     map::{from_pixels, interval, looks_like, strip},
     page::Page,
     pen::{self, Pen},
+    plot::Plot,
     state::Branch,
     store::PIXELS,
 };
@@ -83,7 +84,7 @@ pub struct Figure {
     canvas: HtmlCanvasElement,
     run_end: HtmlCanvasElement,
     ends: Vec<(HtmlButtonElement, HtmlCanvasElement)>,
-    curve: Element,
+    curve: Plot,
     map: Option<Rc<Map>>,
     trunk: Option<Trunk>,
     tree: Option<Tree>,
@@ -111,7 +112,7 @@ impl Figure {
             canvas: find("branches-tree"),
             run_end: find("branch-0-image"),
             ends: ends.collect(),
-            curve: find("branches-curve"),
+            curve: Plot::find("branches-curve"),
             map: None,
             trunk: None,
             tree: None,
@@ -353,8 +354,7 @@ impl Figure {
             .iter()
             .map(|point| (point.t as f64, f64::from(point.kept) / f64::from(BRANCHES)));
         chart = chart.points("own", own);
-        self.curve
-            .set_inner_html(&chart.cursor(self.chosen().into()).svg());
+        self.curve.show(chart.cursor(self.chosen().into()));
         let (caption, points) = match &measured {
             None => (
                 "It has not been measured for these weights. Your own branches appear here as points."

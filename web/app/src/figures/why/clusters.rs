@@ -1,6 +1,6 @@
 //! Part b: the map of real images, and the running sample's way over it into a cluster.
 
-use std::{cell::RefCell, rc::Rc};
+use std::{cell::RefCell, fmt::Write, rc::Rc};
 
 use fashion_ddpm::{Garment, gallery::to_network};
 use wasm_bindgen::JsCast;
@@ -12,10 +12,11 @@ use crate::{
     canvas::{describe, put_grey},
     data::Map,
     dom::{self, find, set_attribute, set_text},
-    figures::sampling,
+    figures::sampling::{self, grouped},
     map::{Frame, Path, looks_like},
     page::Page,
     pen::{self, COLOURS, Pen},
+    state::Sampler,
     store::PIXELS,
 };
 
@@ -45,6 +46,21 @@ pub fn mount(page: &Page, map: Rc<Map>) {
 }
 
 type Shared = Rc<RefCell<Clusters>>;
+
+/// The name of an evaluation for people: `DDIM, 50 steps, η = 1` for `ddim-50-eta-1.0`.
+fn way_of(name: &str) -> String {
+    let mut words = name.split('-');
+    let sampler = words.next().unwrap_or_default();
+    let sampler = Sampler::parse(sampler).map_or(sampler, |known| known.name());
+    let mut text = sampler.to_owned();
+    if let Some(steps) = words.next() {
+        let _ = write!(text, ", {steps} steps");
+    }
+    if let (Some("eta"), Some(eta)) = (words.next(), words.next()) {
+        let _ = write!(text, ", η = {}", eta.trim_end_matches(".0"));
+    }
+    text
+}
 
 /// Another stop of the run is shown.
 fn follow(clusters: &Shared) {
@@ -109,11 +125,12 @@ impl Clusters {
         let (note, count) = (&self.map.index.projection, self.map.gallery.len());
         let [first, second] = note.explained_variance.map(|share| 100.0 * share);
         let text = format!(
-            "{count} training images, {} of each class, by {} of all {}: of 784 dimensions these two \
+            "{} training images, {} of each class, by {} of all {}: of 784 dimensions these two \
              hold {first:.1} % and {second:.1} % of the variance.",
+            grouped(count as f64),
             count / Garment::ALL.len(),
             note.method,
-            note.images,
+            grouped(note.images as f64),
         );
         set_text(&self.method, &text);
     }
@@ -124,23 +141,24 @@ impl Clusters {
         let index = page.desk().index();
         let mut models = index.iter().flat_map(|index| &index.models);
         let weights = models.find(|weights| Some(weights.epoch) == epoch);
-        // Of several, the one with the most samples.
+        // The page's own way of sampling where that was judged, else what was judged most.
         let found = weights.and_then(|weights| {
             let all = weights.evaluation.0.iter();
             let quoted = all
                 .filter_map(|(name, found)| Some((name, found.count, found.suspicious.as_ref()?)));
-            quoted.max_by_key(|(_, count, _)| *count)
+            quoted.max_by_key(|(name, count, _)| (*name == "ddpm-1000", *count))
         });
         self.copies.set_hidden(found.is_none());
-        let Some((sampler, count, suspicious)) = found else {
+        let Some((name, count, suspicious)) = found else {
             return;
         };
         let [low, high] = suspicious.interval.map(|share| 100.0 * share);
         let text = format!(
-            "And of copies of any of the 60,000 training images? Of {} samples ({sampler}, epoch {}) \
+            "And of copies of any of the 60,000 training images? Of {} samples ({}, epoch {}) \
              {:.1} % ({low:.1} to {high:.1} %) are nearer to one than 99 % of the test images are. Of \
              pictures that know nothing of the training images it would be 1 %.",
-            count,
+            grouped(count.into()),
+            way_of(name),
             epoch.unwrap_or_default(),
             100.0 * suspicious.value,
         );
@@ -241,7 +259,7 @@ impl Clusters {
              than {:.0}.",
             neighbours.len(),
             garment.name(),
-            self.map.gallery.len(),
+            grouped(self.map.gallery.len() as f64),
             note.median_distance,
         );
         set_text(&self.verdict, &verdict);

@@ -9,6 +9,7 @@ use crate::{
     data::Map,
     dom::{self, find, set_text},
     draw,
+    figures::sampling::grouped,
     map::{from_pixels, random_image},
     store::PIXELS,
 };
@@ -141,12 +142,12 @@ impl Space {
             Some(map) if self.compared > 0 => format!(
                 "{} drawn. The closest of them to any of {} real images is {:.0} grey levels a pixel \
                  away from it; of real images that were never trained on, half are closer than {:.0}.",
-                self.drawn,
-                map.gallery.len(),
+                grouped(self.drawn as f64),
+                grouped(map.gallery.len() as f64),
                 f64::from(self.closest),
                 map.index.neighbours.median_distance,
             ),
-            _ => format!("{} drawn.", self.drawn),
+            _ => format!("{} drawn.", grouped(self.drawn as f64)),
         };
         if !self.drawing || self.drawn.is_multiple_of(16) {
             describe(
