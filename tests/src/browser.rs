@@ -211,6 +211,15 @@ impl Browser {
         self.post("goog/cdp/execute", &command);
     }
 
+    /// From now on the window is this wide and high, however small. Chromium.
+    #[track_caller]
+    pub fn resize(&self, width: u32, height: u32) {
+        let size =
+            json!({ "width": width, "height": height, "deviceScaleFactor": 1, "mobile": false });
+        let command = json!({ "cmd": "Emulation.setDeviceMetricsOverride", "params": size });
+        self.post("goog/cdp/execute", &command);
+    }
+
     /// The address now.
     #[track_caller]
     pub fn url(&self) -> String {

@@ -20,7 +20,7 @@ use fashion_ddpm_tests::{
     server::{Fault, Server},
     values,
 };
-use serde_json::json;
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 const T: usize = 1000;
@@ -298,6 +298,20 @@ fn the_path_ends_at_the_garment_and_branches_leave_the_run_where_they_say() {
     expect_at(&gaussian(SEED, 0, 0, T));
     slide(&browser, "Timestep", 6);
     expect_at(&values(states[6].1.clone()));
+
+    // Of copies is quoted what was found of the default weights, or nothing.
+    let evaluation = default_entry().evaluation;
+    let said = text(&browser, "clusters-copies");
+    let quoted = evaluation.values().any(|found| {
+        let share = |value: &Value| format!("{:.1}", 100.0 * value.as_f64().unwrap());
+        let [low, high] = [0, 1].map(|end| share(&found["suspicious"]["interval"][end]));
+        let share = share(&found["suspicious"]["value"]);
+        let count = found["count"].as_u64().unwrap();
+        said.replace(',', "")
+            .contains(&format!("Of {count} samples"))
+            && said.contains(&format!("{share} % ({low} to {high} %)"))
+    });
+    assert_eq!(quoted, !evaluation.is_empty(), "{said}");
 
     // The measured curve is that of the weights on the page, or there is none.
     if let Some(curve) = index.branches_of(&weights.sha256) {
