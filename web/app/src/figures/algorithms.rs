@@ -134,7 +134,7 @@ impl Examples {
     fn draw(&self) {
         let points = self.points.borrow();
         let x = Axis::linear("t", [0.0, 1000.0], &[1.0, 250.0, 500.0, 750.0, 1000.0]);
-        let y = Axis::logarithmic("squared error per pixel", [1e-5, 3.0]);
+        let y = Axis::logarithmic("squared error", [1e-5, 3.0]);
         let mut chart = Chart::new(x, y).points("one", points.iter().copied());
         if let Some(last) = points.last() {
             chart = chart.points("two", [*last]);
@@ -232,7 +232,7 @@ impl StepShown {
         let place: Element = find("step-pictures");
         let pictures = [
             ("before", "State before the step", "before"),
-            ("answer", "The network’s answer", "the network’s answer"),
+            ("answer", "The network’s answer", "the answer"),
             ("after", "State after the step", "after"),
         ]
         .map(|(id, name, caption)| canvas::figure(&place, &format!("step-{id}"), name, caption).0);
