@@ -41,9 +41,13 @@ impl Plot {
         });
         let plot = Self(inner.clone());
         when_resized(&inner.place, move || {
-            if plot.room() != plot.0.drawn.get() {
-                plot.draw();
-            }
+            let plot = plot.clone();
+            // A drawing has a height of its own: within the observer it would be observed again.
+            dom::before_refresh(move |_| {
+                if plot.room() != plot.0.drawn.get() {
+                    plot.draw();
+                }
+            });
         });
         Self(inner)
     }
