@@ -414,6 +414,12 @@ fn lecture_mode_shows_one_figure_and_obeys_its_keys() {
     );
     let end = end.as_u64().expect("a height");
     assert!(end > 100 && scrolled() == 0, "{end}");
+    // Of its parts the one in sight is started and stopped.
+    browser.wait_enabled("button", "Draw random images");
+    press(" ");
+    browser.wait_enabled("button", "Enough");
+    press(" ");
+    browser.wait_enabled("button", "Draw random images");
     while scrolled() + 1 < end {
         let before = scrolled();
         press("PageDown");

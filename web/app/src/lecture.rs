@@ -215,10 +215,17 @@ fn scroll(way: f64) -> bool {
     true
 }
 
-/// Presses the shown figure's first button of this kind that can be used.
+/// Presses the shown figure's first button of this kind that can be used; of a figure that is higher
+/// than the window, the first in sight.
 fn click(kind: &str) -> bool {
     let selector = format!(".chapter:not(.away) [{kind}]:not(:disabled)");
-    if let Some(button) = dom::all::<HtmlElement>(&selector).into_iter().next() {
+    let buttons: Vec<HtmlElement> = dom::all(&selector);
+    let height = f64::from(root().client_height());
+    let mut in_sight = buttons.iter().filter(|button| {
+        let place = button.get_bounding_client_rect();
+        place.top() >= 0.0 && place.bottom() <= height
+    });
+    if let Some(button) = in_sight.next().or(buttons.first()) {
         button.click();
     }
     true
