@@ -404,32 +404,30 @@ fn lecture_mode_shows_one_figure_and_obeys_its_keys() {
     // Down and up show all of a figure first that is higher than the window.
     press("6");
     wait("why");
-    let scrolled = || {
-        let top = browser.script("return Math.round(scrollY)", json!([]));
-        top.as_u64().expect("a place")
+    // How much is out of sight above and below.
+    let hidden = || -> [f64; 2] {
+        let script = "const { scrollHeight, clientHeight } = document.documentElement;
+            return [scrollY, scrollHeight - clientHeight - scrollY]";
+        serde_json::from_value(browser.script(script, json!([]))).unwrap()
     };
-    let end = browser.script(
-        "return document.documentElement.scrollHeight - innerHeight",
-        json!([]),
-    );
-    let end = end.as_u64().expect("a height");
-    assert!(end > 100 && scrolled() == 0, "{end}");
+    let [above, below] = hidden();
+    assert!(above == 0.0 && below > 100.0, "{above} {below}");
     // Of its parts the one in sight is started and stopped.
     browser.wait_enabled("button", "Draw random images");
     press(" ");
     browser.wait_enabled("button", "Enough");
     press(" ");
     browser.wait_enabled("button", "Draw random images");
-    while scrolled() + 1 < end {
-        let before = scrolled();
+    while hidden()[1] > 1.0 {
+        let [before, _] = hidden();
         press("PageDown");
-        browser.wait("more is in sight", || (scrolled() > before).then_some(()));
+        browser.wait("more is in sight", || (hidden()[0] > before).then_some(()));
         wait("why");
     }
     press("PageDown");
     wait("fewer-steps");
     browser.wait("its beginning is in sight", || {
-        (scrolled() == 0).then_some(())
+        (hidden()[0] == 0.0).then_some(())
     });
     press("ArrowUp");
     wait("why");
