@@ -14,7 +14,7 @@ use fashion_ddpm::{
 use fashion_ddpm_tests::{
     browser::{Browser, Gpu},
     data, distance, load,
-    page::{LEVELS, Picture, assert_quiet, default_entry, default_weights, dist},
+    page::{LEVELS, Picture, assert_quiet, default_entry, default_weights, dist, weights_of},
     reference::References,
     server::{Fault, SUB_PATH, Server},
     values,
