@@ -320,8 +320,8 @@ mod tests {
     fn letters_have_room_on_a_telephone_and_on_a_projector() {
         for (width, letter) in [(290.0, 12.8), (480.0, 13.0), (480.0, 22.0), (900.0, 28.0)] {
             let frame = chart().frame(Room { width, letter });
-            // `10⁻⁴` and, upright, the axis's name; both ends of the other axis's numbers.
-            let number = 4.0 * 0.6 * letter;
+            // `0.001` and, upright, the axis's name; both ends of the other axis's numbers.
+            let number = 5.0 * 0.6 * letter;
             assert!(frame.left - 0.5 * letter - number > 1.3 * letter, "{width}");
             assert!(width - frame.right >= 2.0 * 0.6 * letter - 1e-9, "{width}");
             assert!(frame.height - frame.base > 3.0 * letter, "{width}");
