@@ -284,7 +284,8 @@ fn run(layer: &Conv2d, x: Tensor<4>, around: Around) -> Tensor<4> {
 /// The same layer, its weight where this device's convolution reads it.
 fn resident(layer: &Conv2d) -> Conv2d {
     let mut layer = layer.clone();
-    layer.weight = layer.weight.map(kernels::resident_weight);
+    let stride = layer.stride[0];
+    layer.weight = layer.weight.map(|weight| kernels::resident_weight(weight, stride));
     layer
 }
 

@@ -48,7 +48,7 @@ fn main() {
             let side = size * around.fold * around.stride / around.upsample;
             let x = random([batch, from / around.fold.pow(2), side, side], &device);
             let weight = random([to, from, kernel, kernel], &device);
-            let weight = kernels::resident_weight(weight);
+            let weight = kernels::resident_weight(weight, around.stride);
             let bias = random([to], &device);
             report(format!("conv2d {name}"), times, &|own| {
                 let function = if own {
@@ -82,7 +82,7 @@ fn main() {
         }
         let x = random([batch, 64, 7, 7], &device);
         let qkv = random([batch, 192, 7, 7], &device);
-        let weight = kernels::resident_weight(random([64, 64, 1, 1], &device));
+        let weight = kernels::resident_weight(random([64, 64, 1, 1], &device), 1);
         let bias = random([64], &device);
         report("attention".to_owned(), 3, &|own| {
             let function = if own {
@@ -110,7 +110,7 @@ fn convolutions(batch: usize, device: &Device) -> Vec<Convolution> {
         shortcut: Some(Shortcut {
             x: random([batch, 64, size, size], device),
             concat: Some(random([batch, 64, size, size], device)),
-            weight: kernels::resident_weight(random([64, 128, 1, 1], device)),
+            weight: kernels::resident_weight(random([64, 128, 1, 1], device), 1),
         }),
         ..plain()
     };

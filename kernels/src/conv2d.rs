@@ -16,13 +16,36 @@ use burn::backend::{Flex, flex::FlexTensor};
 use gemm::Parallelism;
 
 use crate::{
-    CpuOperations,
+    CpuOperations, CpuResident,
     matrix::{Matrix, multiply, with_scratch},
     parallel::{add_up, for_each_piece},
     primitive::{Values, dims, tensor},
     simd::{for_each_instruction_set, sum},
-    winograd::Winograd,
+    winograd::{self, Winograd},
 };
+
+impl CpuResident for Flex {
+    fn cpu_transformed(weight: FlexTensor) -> FlexTensor {
+        let [channels_out, channels_in, ..] = dims(&weight);
+        let weight = Values::of(weight);
+        let kernels = winograd::transformed(weight.as_slice(), [channels_out, channels_in]);
+        tensor(kernels, [6, 6, channels_in, channels_out])
+    }
+
+    fn cpu_conv2d_transformed(x: FlexTensor, kernels: FlexTensor, bias: FlexTensor) -> FlexTensor {
+        let [_, _, channels_in, channels_out] = dims(&kernels);
+        let shape = Winograd::new(dims(&x), channels_out);
+        assert_eq!(
+            dims(&x)[1],
+            channels_in,
+            "conv2d: x has other channels than the weight is for"
+        );
+        let (x, kernels, bias) = (Values::of(x), Values::of(kernels), Values::of(bias));
+        let (x, bias) = (x.as_slice(), bias.as_slice());
+        let y = shape.forward_transformed(x, kernels.as_slice(), Some(bias));
+        tensor(y, shape.y_dims())
+    }
+}
 
 impl CpuOperations for Flex {
     fn cpu_conv2d(

@@ -188,7 +188,26 @@ pub fn conv2d_around(
     {
         return y;
     }
-    plain::around_a_convolution(conv2d, x, weight, bias, around)
+    plain::around_a_convolution(resident_conv2d, x, weight, bias, around)
+}
+
+/// [`conv2d`] with a padding of half the kernel, by a weight that may be a [`resident_weight`].
+fn resident_conv2d(
+    x: Tensor<4>,
+    weight: Tensor<4>,
+    bias: Option<Tensor<1>>,
+    stride: usize,
+) -> Tensor<4> {
+    if !winograd::is_transformed(weight.dims()) {
+        let padding = weight.dims()[2] / 2;
+        return conv2d(x, weight, bias, stride, padding);
+    }
+    let bias = bias.unwrap_or_else(|| Tensor::zeros([weight.dims()[0]], &cpu()));
+    Tensor::from_dispatch(Dispatch::cpu_conv2d_transformed(
+        x.into_dispatch(),
+        weight.permute([2, 3, 1, 0]).into_dispatch(),
+        bias.into_dispatch(),
+    ))
 }
 
 /// [`group_norm_silu`] of the channels of `a`, then those of `b`, as one.
@@ -231,14 +250,21 @@ pub fn attention(x: Tensor<4>, qkv: Tensor<4>, weight: Tensor<4>, bias: Tensor<1
     {
         return y;
     }
-    plain::attention_by(conv2d, x, qkv, weight, bias)
+    plain::attention_by(resident_conv2d, x, qkv, weight, bias)
 }
 
-/// The same weight, laid out in memory once and for all as this device's convolution reads it.
-pub fn resident_weight(weight: Tensor<4>) -> Tensor<4> {
+/// The same weight, laid out once and for all as this device's [`conv2d_around`] with that stride
+/// reads it. Nothing else may: on the CPU it holds kernels of 3 x 3 in Winograd's form, of 6 x 6.
+/// What is laid out already stays as it is.
+pub fn resident_weight(weight: Tensor<4>, stride: usize) -> Tensor<4> {
     #[cfg(feature = "cubecl")]
     if cube::runs_on(&weight.device(), weight.dtype()) {
         return cube::resident_weight(weight);
+    }
+    let alone = matches!(weight.device().as_dispatch(), DispatchDevice::Flex(_));
+    if alone && weight.dtype() == DType::F32 && stride == 1 && winograd::fits(weight.dims()) {
+        return Tensor::from_dispatch(Dispatch::cpu_transformed(weight.into_dispatch()))
+            .permute([3, 2, 0, 1]);
     }
     weight
 }
@@ -373,6 +399,21 @@ fn runs_our_own(x: &Tensor<4>) -> bool {
         _ => false,
     };
     on_cpu && x.dtype() == DType::F32
+}
+
+/// Of our own operations those that take no gradients.
+#[backend_extension(Flex)]
+trait CpuResident: Backend {
+    /// See [`resident_weight`]: `[channels_out, channels_in, 3, 3]` becomes
+    /// `[6, 6, channels_in, channels_out]`.
+    fn cpu_transformed(weight: FloatTensor<Self>) -> FloatTensor<Self>;
+
+    /// [`conv2d`] with stride and padding 1, by what [`Self::cpu_transformed`] made.
+    fn cpu_conv2d_transformed(
+        x: FloatTensor<Self>,
+        kernels: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+    ) -> FloatTensor<Self>;
 }
 
 /// Our own operations, as extensions of Burn's backends. Burn writes the routing from [`Dispatch`].

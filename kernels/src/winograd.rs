@@ -40,8 +40,12 @@ const PADDING: usize = 1;
 /// enough for its places to stay in the cache.
 const TILES: usize = 96;
 
-/// Images from which on the transformed kernel pays for itself.
+/// Images from which on transforming the kernel for one use of it pays.
 const SMALLEST_BATCH: usize = 4;
+
+/// Rows of a product, at most, that [`multiply_few`] takes; from there on the time that a general
+/// matrix product takes to rearrange its factors is well spent.
+const FEW_TILES: usize = 64;
 
 /// Parts of the batch whose weight gradients are summed apart, then in order.
 const PIECES: usize = 4;
@@ -117,6 +121,24 @@ fn tile_transposed([y0, y1, y2, y3]: [f32; TILE]) -> [f32; PATCH] {
     ]
 }
 
+/// Whether kernels of a weight `[channels_out, channels_in, k_h, k_w]` can be transformed.
+pub(crate) fn fits([channels_out, channels_in, k_h, k_w]: [usize; 4]) -> bool {
+    let whole = |channels: usize| channels > 0 && channels.is_multiple_of(LANES);
+    [k_h, k_w] == [KERNEL; 2] && whole(channels_in) && whole(channels_out)
+}
+
+/// Whether a weight holds kernels that are transformed: G g G' for g.
+pub(crate) fn is_transformed([_, _, k_h, k_w]: [usize; 4]) -> bool {
+    [k_h, k_w] == [PATCH; 2]
+}
+
+/// G g G' of each kernel of a weight: `[6, 6, channels_in, channels_out]`.
+pub(crate) fn transformed(weight: &[f32], [channels_out, channels_in]: [usize; 2]) -> Vec<f32> {
+    let mut kernels = vec![0.0; PLACES * channels_in * channels_out];
+    transform_kernels(weight, channels_in, channels_out, &mut kernels);
+    kernels
+}
+
 /// A 3 x 3 convolution with stride 1 and padding 1.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Winograd {
@@ -130,41 +152,80 @@ pub(crate) struct Winograd {
 impl Winograd {
     /// The convolution of `x`, if this way of computing it pays.
     pub(crate) fn of(
-        [batch, channels_in, height, width]: [usize; 4],
-        [channels_out, _, k_h, k_w]: [usize; 4],
+        x: [usize; 4],
+        weight: [usize; 4],
         stride: usize,
         padding: usize,
     ) -> Option<Self> {
-        let fits = [k_h, k_w] == [KERNEL; 2] && stride == 1 && padding == PADDING;
-        let whole = |channels: usize| channels > 0 && channels.is_multiple_of(LANES);
+        let [batch, _, height, width] = x;
         let pays = batch >= SMALLEST_BATCH && height > 0 && width > 0;
-        (fits && pays && whole(channels_in) && whole(channels_out)).then_some(Self {
+        (pays && stride == 1 && padding == PADDING && fits(weight)).then(|| Self::new(x, weight[0]))
+    }
+
+    /// The convolution of `x` with kernels that are transformed already.
+    pub(crate) fn new(
+        [batch, channels_in, height, width]: [usize; 4],
+        channels_out: usize,
+    ) -> Self {
+        Self {
             batch,
             channels_in,
             channels_out,
             height,
             width,
-        })
+        }
+    }
+
+    /// The lengths of y.
+    pub(crate) fn y_dims(&self) -> [usize; 4] {
+        [self.batch, self.channels_out, self.height, self.width]
     }
 
     /// y = W X + b.
     pub(crate) fn forward(&self, x: &[f32], weight: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
+        let kernels = transformed(weight, [self.channels_out, self.channels_in]);
+        self.forward_transformed(x, &kernels, bias)
+    }
+
+    /// y = W X + b, from [`transformed`] kernels.
+    pub(crate) fn forward_transformed(
+        &self,
+        x: &[f32],
+        kernels: &[f32],
+        bias: Option<&[f32]>,
+    ) -> Vec<f32> {
         let [x_plan, y_plan] = [self.channels_in, self.channels_out].map(|c| self.plan(c));
-        let kernels = self.transformed_kernels(weight);
         let mut y = vec![0.0; self.batch * y_plan.image()];
+        if y.is_empty() {
+            return y;
+        }
         for_each_piece(&mut y, self.group() * y_plan.image(), |i, y| {
             let images = y.len() / y_plan.image();
             let x = &x[i * self.group() * x_plan.image()..][..images * x_plan.image()];
             self.with_patches(x, |patches| {
                 with_scratch(&PRODUCTS, PLACES * y_plan.pitch(images), |products| {
-                    for place in 0..PLACES {
-                        let patches = &patches[place * x_plan.pitch(images)..];
-                        let kernels = &kernels[place * self.kernel_area()..];
+                    let rows = self.tiles() * images;
+                    let places = (patches.chunks(x_plan.pitch(images)))
+                        .zip(kernels.chunks_exact(self.kernel_area()))
+                        .zip(products.chunks_mut(y_plan.pitch(images)));
+                    for ((patches, kernels), products) in places {
+                        if rows <= FEW_TILES {
+                            let patches = &patches[..x_plan.place() * images];
+                            let products = &mut products[..y_plan.place() * images];
+                            multiply_few(
+                                patches,
+                                self.channels_in,
+                                kernels,
+                                self.channels_out,
+                                products,
+                            );
+                            continue;
+                        }
                         multiply(
-                            [self.tiles() * images, self.channels_in, self.channels_out],
+                            [rows, self.channels_in, self.channels_out],
                             Matrix::rows(patches, self.channels_in),
                             Matrix::rows(kernels, self.channels_out),
-                            &mut products[place * y_plan.pitch(images)..],
+                            products,
                             false,
                             Parallelism::None,
                         );
@@ -229,14 +290,6 @@ impl Winograd {
             gather_kernels(total, self.channels_in, self.channels_out, i * LANES, dw);
         });
         dw
-    }
-
-    /// G g G' of each kernel: `[places, channels_in, channels_out]`.
-    fn transformed_kernels(&self, weight: &[f32]) -> Vec<f32> {
-        let mut kernels = vec![0.0; PLACES * self.kernel_area()];
-        let (channels_in, channels_out) = (self.channels_in, self.channels_out);
-        transform_kernels(weight, channels_in, channels_out, &mut kernels);
-        kernels
     }
 
     /// Calls `work` with B' d B of each patch of `x`.
@@ -489,6 +542,55 @@ for_each_instruction_set! {
                 }
             }
             channels_first(scratch, plan, bias.get(channel..).unwrap_or_default(), y);
+        }
+    }
+}
+
+/// Columns of a block of a product.
+const BLOCK_COLUMNS: usize = 8;
+
+/// Rows of a block: with the columns as many sums as fit the registers of most machines.
+const BLOCK_ROWS: usize = 4;
+
+for_each_instruction_set! {
+    /// y = a b for a few rows: a `[rows, inner]`, b `[inner, columns]`, y `[rows, columns]`, where
+    /// columns are a multiple of [`LANES`].
+    fn multiply_few(a: &[f32], inner: usize, b: &[f32], columns: usize, y: &mut [f32]) {
+        let blocks = a.chunks(BLOCK_ROWS * inner).zip(y.chunks_mut(BLOCK_ROWS * columns));
+        for (a, y) in blocks {
+            if a.len() == BLOCK_ROWS * inner {
+                multiply_rows::<BLOCK_ROWS>(a, inner, b, columns, y);
+                continue;
+            }
+            for (a, y) in a.chunks_exact(inner).zip(y.chunks_exact_mut(columns)) {
+                multiply_rows::<1>(a, inner, b, columns, y);
+            }
+        }
+    }
+}
+
+/// [`multiply_few`] for so many rows.
+#[inline(always)]
+fn multiply_rows<const ROWS: usize>(
+    a: &[f32],
+    inner: usize,
+    b: &[f32],
+    columns: usize,
+    y: &mut [f32],
+) {
+    let rows: [&[f32]; ROWS] = array::from_fn(|row| &a[row * inner..][..inner]);
+    for column in (0..columns).step_by(BLOCK_COLUMNS) {
+        let mut sums = [[0.0; BLOCK_COLUMNS]; ROWS];
+        for (k, b) in b.chunks_exact(columns).take(inner).enumerate() {
+            let b = &b[column..column + BLOCK_COLUMNS];
+            for (sums, row) in sums.iter_mut().zip(rows) {
+                for (sum, b) in sums.iter_mut().zip(b) {
+                    *sum += row[k] * b;
+                }
+            }
+        }
+        for (y, sums) in y.chunks_exact_mut(columns).zip(&sums) {
+            y[column..column + BLOCK_COLUMNS].copy_from_slice(sums);
         }
     }
 }

@@ -106,7 +106,7 @@ fn convolution(case: Case) {
         super::conv2d(&x, &w, Some(&b), &around).is_some(),
         "left to Burn"
     );
-    let resident = crate::resident_weight(w);
+    let resident = crate::resident_weight(w, around.stride);
     let own = crate::conv2d_around(x, resident, Some(b), around);
     let (x, w, b, around) = twin;
     let twin = plain::conv2d_around(x, w, Some(b), around);
