@@ -285,7 +285,9 @@ fn run(layer: &Conv2d, x: Tensor<4>, around: Around) -> Tensor<4> {
 fn resident(layer: &Conv2d) -> Conv2d {
     let mut layer = layer.clone();
     let stride = layer.stride[0];
-    layer.weight = layer.weight.map(|weight| kernels::resident_weight(weight, stride));
+    layer.weight = layer
+        .weight
+        .map(|weight| kernels::resident_weight(weight, stride));
     layer
 }
 

@@ -21,28 +21,28 @@ use crate::{
     parallel::{add_up, for_each_piece},
     primitive::{Values, dims, tensor},
     simd::{for_each_instruction_set, sum},
-    winograd::{self, Winograd},
+    winograd::{self, Kernels, Winograd},
 };
 
 impl CpuResident for Flex {
     fn cpu_transformed(weight: FlexTensor) -> FlexTensor {
-        let [channels_out, channels_in, ..] = dims(&weight);
-        let weight = Values::of(weight);
-        let kernels = winograd::transformed(weight.as_slice(), [channels_out, channels_in]);
-        tensor(kernels, [6, 6, channels_in, channels_out])
+        let shape = Kernels::dims(dims(&weight));
+        let kernels = winograd::transformed(Values::of(weight).as_slice(), shape);
+        tensor(kernels, shape)
     }
 
     fn cpu_conv2d_transformed(x: FlexTensor, kernels: FlexTensor, bias: FlexTensor) -> FlexTensor {
-        let [_, _, channels_in, channels_out] = dims(&kernels);
-        let shape = Winograd::new(dims(&x), channels_out);
+        let (x_dims, kernel_dims) = (dims(&x), dims(&kernels));
+        let [_, blocks, channels_in, block] = kernel_dims;
         assert_eq!(
-            dims(&x)[1],
-            channels_in,
-            "conv2d: x has other channels than the weight is for"
+            x_dims[1], channels_in,
+            "conv2d: x has {} channels, the weight is for {channels_in}",
+            x_dims[1]
         );
-        let (x, kernels, bias) = (Values::of(x), Values::of(kernels), Values::of(bias));
-        let (x, bias) = (x.as_slice(), bias.as_slice());
-        let y = shape.forward_transformed(x, kernels.as_slice(), Some(bias));
+        let shape = Winograd::new(x_dims, blocks * block);
+        let (x, values, bias) = (Values::of(x), Values::of(kernels), Values::of(bias));
+        let kernels = Kernels::new(values.as_slice(), kernel_dims);
+        let y = shape.forward_transformed(x.as_slice(), kernels, Some(bias.as_slice()));
         tensor(y, shape.y_dims())
     }
 }

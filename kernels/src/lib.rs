@@ -35,11 +35,12 @@ pub mod plain;
 mod primitive;
 mod resident;
 mod simd;
-#[cfg(all(test, any(feature = "train", feature = "cubecl")))]
+#[cfg(test)]
 mod testing;
 mod winograd;
 
 pub use resident::{COEFFICIENTS, Resident, ResidentShape};
+use winograd::Kernels;
 
 /// The CPU, in Burn's backend for it ("Flex").
 pub fn cpu() -> Device {
@@ -198,14 +199,14 @@ fn resident_conv2d(
     bias: Option<Tensor<1>>,
     stride: usize,
 ) -> Tensor<4> {
-    if !winograd::is_transformed(weight.dims()) {
-        let padding = weight.dims()[2] / 2;
-        return conv2d(x, weight, bias, stride, padding);
+    let [_, blocks, kernel, block] = weight.dims();
+    if !Kernels::are(weight.dims()) {
+        return conv2d(x, weight, bias, stride, kernel / 2);
     }
-    let bias = bias.unwrap_or_else(|| Tensor::zeros([weight.dims()[0]], &cpu()));
+    let bias = bias.unwrap_or_else(|| Tensor::zeros([blocks * block], &cpu()));
     Tensor::from_dispatch(Dispatch::cpu_conv2d_transformed(
         x.into_dispatch(),
-        weight.permute([2, 3, 1, 0]).into_dispatch(),
+        weight.into_dispatch(),
         bias.into_dispatch(),
     ))
 }
@@ -254,8 +255,8 @@ pub fn attention(x: Tensor<4>, qkv: Tensor<4>, weight: Tensor<4>, bias: Tensor<1
 }
 
 /// The same weight, laid out once and for all as this device's [`conv2d_around`] with that stride
-/// reads it. Nothing else may: on the CPU it holds kernels of 3 x 3 in Winograd's form, of 6 x 6.
-/// What is laid out already stays as it is.
+/// reads it. Nothing else may: on the CPU kernels of 3 x 3 are in Winograd's form then, and the
+/// tensor has other lengths. What is laid out already stays as it is.
 pub fn resident_weight(weight: Tensor<4>, stride: usize) -> Tensor<4> {
     #[cfg(feature = "cubecl")]
     if cube::runs_on(&weight.device(), weight.dtype()) {
@@ -263,8 +264,7 @@ pub fn resident_weight(weight: Tensor<4>, stride: usize) -> Tensor<4> {
     }
     let alone = matches!(weight.device().as_dispatch(), DispatchDevice::Flex(_));
     if alone && weight.dtype() == DType::F32 && stride == 1 && winograd::fits(weight.dims()) {
-        return Tensor::from_dispatch(Dispatch::cpu_transformed(weight.into_dispatch()))
-            .permute([3, 2, 0, 1]);
+        return Tensor::from_dispatch(Dispatch::cpu_transformed(weight.into_dispatch()));
     }
     weight
 }
@@ -404,8 +404,7 @@ fn runs_our_own(x: &Tensor<4>) -> bool {
 /// Of our own operations those that take no gradients.
 #[backend_extension(Flex)]
 trait CpuResident: Backend {
-    /// See [`resident_weight`]: `[channels_out, channels_in, 3, 3]` becomes
-    /// `[6, 6, channels_in, channels_out]`.
+    /// [`Kernels`] of a weight `[channels_out, channels_in, 3, 3]`.
     fn cpu_transformed(weight: FloatTensor<Self>) -> FloatTensor<Self>;
 
     /// [`conv2d`] with stride and padding 1, by what [`Self::cpu_transformed`] made.

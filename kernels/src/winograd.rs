@@ -43,9 +43,12 @@ const TILES: usize = 96;
 /// Images from which on transforming the kernel for one use of it pays.
 const SMALLEST_BATCH: usize = 4;
 
-/// Rows of a product, at most, that [`multiply_few`] takes; from there on the time that a general
-/// matrix product takes to rearrange its factors is well spent.
-const FEW_TILES: usize = 64;
+/// Channels of y whose kernels lie side by side where [`multiply_block`] reads them.
+const BLOCK: usize = 8;
+
+/// Tiles that it takes at a time: with the channels as many sums as fit the registers of a machine
+/// with vectors of four values.
+const BLOCK_TILES: usize = 4;
 
 /// Parts of the batch whose weight gradients are summed apart, then in order.
 const PIECES: usize = 4;
@@ -127,15 +130,87 @@ pub(crate) fn fits([channels_out, channels_in, k_h, k_w]: [usize; 4]) -> bool {
     [k_h, k_w] == [KERNEL; 2] && whole(channels_in) && whole(channels_out)
 }
 
-/// Whether a weight holds kernels that are transformed: G g G' for g.
-pub(crate) fn is_transformed([_, _, k_h, k_w]: [usize; 4]) -> bool {
-    [k_h, k_w] == [PATCH; 2]
+/// G g G' of each kernel of a weight, `[36, channels_out / block, channels_in, block]`: place after
+/// place, and within a place the channels of y in blocks.
+#[derive(Clone, Copy)]
+pub(crate) struct Kernels<'a> {
+    values: &'a [f32],
+    channels_in: usize,
+    channels_out: usize,
+    block: usize,
 }
 
-/// G g G' of each kernel of a weight: `[6, 6, channels_in, channels_out]`.
-pub(crate) fn transformed(weight: &[f32], [channels_out, channels_in]: [usize; 2]) -> Vec<f32> {
-    let mut kernels = vec![0.0; PLACES * channels_in * channels_out];
-    transform_kernels(weight, channels_in, channels_out, &mut kernels);
+impl<'a> Kernels<'a> {
+    /// The lengths of what [`transformed`] makes of a weight on this machine.
+    ///
+    /// A general matrix product begins by rearranging its factors. In a browser, where vectors are
+    /// short and one image is computed at a time, it takes longer for that than for the product;
+    /// there the kernels are in order already.
+    pub(crate) fn dims([channels_out, channels_in, ..]: [usize; 4]) -> [usize; 4] {
+        let block = if cfg!(target_arch = "wasm32") {
+            BLOCK
+        } else {
+            channels_out
+        };
+        [PLACES, channels_out / block, channels_in, block]
+    }
+
+    /// Whether a tensor of these lengths holds such kernels. No weight of an odd kernel does.
+    pub(crate) fn are([places, _, channels_in, block]: [usize; 4]) -> bool {
+        places == PLACES && channels_in.is_multiple_of(LANES) && block.is_multiple_of(BLOCK)
+    }
+
+    pub(crate) fn new(values: &'a [f32], [_, blocks, channels_in, block]: [usize; 4]) -> Self {
+        Self {
+            values,
+            channels_in,
+            channels_out: blocks * block,
+            block,
+        }
+    }
+
+    /// The sums over the channels of x: for each place `[tiles, channels_in]` by
+    /// `[channels_in, channels_out]`, with so many values from one place to the next.
+    fn multiply(
+        &self,
+        tiles: usize,
+        (patches, patches_pitch): (&[f32], usize),
+        (products, products_pitch): (&mut [f32], usize),
+    ) {
+        let Self {
+            channels_in,
+            channels_out,
+            block,
+            ..
+        } = *self;
+        let places = patches
+            .chunks(patches_pitch)
+            .zip(self.values.chunks_exact(channels_in * channels_out))
+            .zip(products.chunks_mut(products_pitch));
+        for ((patches, kernels), products) in places {
+            if block == BLOCK {
+                let patches = &patches[..tiles * channels_in];
+                let products = &mut products[..tiles * channels_out];
+                multiply_blocks(patches, channels_in, kernels, channels_out, products);
+                continue;
+            }
+            multiply(
+                [tiles, channels_in, channels_out],
+                Matrix::rows(patches, channels_in),
+                Matrix::rows(kernels, channels_out),
+                products,
+                false,
+                Parallelism::None,
+            );
+        }
+    }
+}
+
+/// [`Kernels`] of a weight `[channels_out, channels_in, 3, 3]`, in blocks of `dims`.
+pub(crate) fn transformed(weight: &[f32], dims: [usize; 4]) -> Vec<f32> {
+    let [places, blocks, channels_in, block] = dims;
+    let mut kernels = vec![0.0; places * blocks * channels_in * block];
+    transform_kernels(weight, channels_in, blocks * block, block, &mut kernels);
     kernels
 }
 
@@ -183,15 +258,16 @@ impl Winograd {
 
     /// y = W X + b.
     pub(crate) fn forward(&self, x: &[f32], weight: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
-        let kernels = transformed(weight, [self.channels_out, self.channels_in]);
-        self.forward_transformed(x, &kernels, bias)
+        let dims = Kernels::dims([self.channels_out, self.channels_in, KERNEL, KERNEL]);
+        let kernels = transformed(weight, dims);
+        self.forward_transformed(x, Kernels::new(&kernels, dims), bias)
     }
 
-    /// y = W X + b, from [`transformed`] kernels.
+    /// y = W X + b, with kernels that are transformed already.
     pub(crate) fn forward_transformed(
         &self,
         x: &[f32],
-        kernels: &[f32],
+        kernels: Kernels,
         bias: Option<&[f32]>,
     ) -> Vec<f32> {
         let [x_plan, y_plan] = [self.channels_in, self.channels_out].map(|c| self.plan(c));
@@ -204,33 +280,12 @@ impl Winograd {
             let x = &x[i * self.group() * x_plan.image()..][..images * x_plan.image()];
             self.with_patches(x, |patches| {
                 with_scratch(&PRODUCTS, PLACES * y_plan.pitch(images), |products| {
-                    let rows = self.tiles() * images;
-                    let places = (patches.chunks(x_plan.pitch(images)))
-                        .zip(kernels.chunks_exact(self.kernel_area()))
-                        .zip(products.chunks_mut(y_plan.pitch(images)));
-                    for ((patches, kernels), products) in places {
-                        if rows <= FEW_TILES {
-                            let patches = &patches[..x_plan.place() * images];
-                            let products = &mut products[..y_plan.place() * images];
-                            multiply_few(
-                                patches,
-                                self.channels_in,
-                                kernels,
-                                self.channels_out,
-                                products,
-                            );
-                            continue;
-                        }
-                        multiply(
-                            [rows, self.channels_in, self.channels_out],
-                            Matrix::rows(patches, self.channels_in),
-                            Matrix::rows(kernels, self.channels_out),
-                            products,
-                            false,
-                            Parallelism::None,
-                        );
-                    }
-                    with_scratch(&BLOCK, y_plan.block(0), |scratch| {
+                    kernels.multiply(
+                        self.tiles() * images,
+                        (patches, x_plan.pitch(images)),
+                        (products, y_plan.pitch(images)),
+                    );
+                    with_scratch(&CHANNELS, y_plan.block(0), |scratch| {
                         let (pitch, scratch) = (y_plan.pitch(images), lanes(scratch));
                         for (image, y) in y.chunks_exact_mut(y_plan.image()).enumerate() {
                             let products = &products[image * y_plan.place()..];
@@ -259,7 +314,7 @@ impl Winograd {
                 let dy = &dy[first * y_plan.image()..][..images * y_plan.image()];
                 self.with_patches(x, |patches| {
                     with_scratch(&PRODUCTS, PLACES * y_plan.pitch(images), |spread| {
-                        with_scratch(&BLOCK, y_plan.block(0), |scratch| {
+                        with_scratch(&CHANNELS, y_plan.block(0), |scratch| {
                             scratch.fill(0.0);
                             let (pitch, scratch) = (y_plan.pitch(images), lanes(scratch));
                             for (image, dy) in dy.chunks_exact(y_plan.image()).enumerate() {
@@ -297,7 +352,7 @@ impl Winograd {
         let plan = self.plan(self.channels_in);
         let images = x.len() / plan.image();
         with_scratch(&PATCHES, PLACES * plan.pitch(images), |patches| {
-            with_scratch(&BLOCK, plan.block(PADDING), |scratch| {
+            with_scratch(&CHANNELS, plan.block(PADDING), |scratch| {
                 scratch.fill(0.0);
                 let (pitch, scratch) = (plan.pitch(images), lanes(scratch));
                 for (image, x) in x.chunks_exact(plan.image()).enumerate() {
@@ -385,7 +440,7 @@ impl Plan {
 }
 
 thread_local! {
-    static BLOCK: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
+    static CHANNELS: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
     static PATCHES: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
     static PRODUCTS: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
 }
@@ -546,61 +601,64 @@ for_each_instruction_set! {
     }
 }
 
-/// Columns of a block of a product.
-const BLOCK_COLUMNS: usize = 8;
-
-/// Rows of a block: with the columns as many sums as fit the registers of most machines.
-const BLOCK_ROWS: usize = 4;
-
 for_each_instruction_set! {
-    /// y = a b for a few rows: a `[rows, inner]`, b `[inner, columns]`, y `[rows, columns]`, where
-    /// columns are a multiple of [`LANES`].
-    fn multiply_few(a: &[f32], inner: usize, b: &[f32], columns: usize, y: &mut [f32]) {
-        let blocks = a.chunks(BLOCK_ROWS * inner).zip(y.chunks_mut(BLOCK_ROWS * columns));
-        for (a, y) in blocks {
-            if a.len() == BLOCK_ROWS * inner {
-                multiply_rows::<BLOCK_ROWS>(a, inner, b, columns, y);
+    /// One place of [`Kernels::multiply`], with kernels in blocks of [`BLOCK`].
+    fn multiply_blocks(
+        patches: &[f32],
+        channels_in: usize,
+        kernels: &[f32],
+        channels_out: usize,
+        products: &mut [f32],
+    ) {
+        let tiles = patches
+            .chunks(BLOCK_TILES * channels_in)
+            .zip(products.chunks_mut(BLOCK_TILES * channels_out));
+        for (patches, products) in tiles {
+            if patches.len() == BLOCK_TILES * channels_in {
+                multiply_block::<BLOCK_TILES>(patches, channels_in, kernels, channels_out, products);
                 continue;
             }
-            for (a, y) in a.chunks_exact(inner).zip(y.chunks_exact_mut(columns)) {
-                multiply_rows::<1>(a, inner, b, columns, y);
+            let tiles = patches.chunks_exact(channels_in);
+            for (patch, products) in tiles.zip(products.chunks_exact_mut(channels_out)) {
+                multiply_block::<1>(patch, channels_in, kernels, channels_out, products);
             }
         }
     }
 }
 
-/// [`multiply_few`] for so many rows.
+/// [`multiply_blocks`] for so many tiles.
 #[inline(always)]
-fn multiply_rows<const ROWS: usize>(
-    a: &[f32],
-    inner: usize,
-    b: &[f32],
-    columns: usize,
-    y: &mut [f32],
+fn multiply_block<const TILES: usize>(
+    patches: &[f32],
+    channels_in: usize,
+    kernels: &[f32],
+    channels_out: usize,
+    products: &mut [f32],
 ) {
-    let rows: [&[f32]; ROWS] = array::from_fn(|row| &a[row * inner..][..inner]);
-    for column in (0..columns).step_by(BLOCK_COLUMNS) {
-        let mut sums = [[0.0; BLOCK_COLUMNS]; ROWS];
-        for (k, b) in b.chunks_exact(columns).take(inner).enumerate() {
-            let b = &b[column..column + BLOCK_COLUMNS];
-            for (sums, row) in sums.iter_mut().zip(rows) {
-                for (sum, b) in sums.iter_mut().zip(b) {
-                    *sum += row[k] * b;
+    let patches: [&[f32]; TILES] =
+        array::from_fn(|tile| &patches[tile * channels_in..][..channels_in]);
+    for (block, kernels) in kernels.chunks_exact(BLOCK * channels_in).enumerate() {
+        let mut sums = [[0.0; BLOCK]; TILES];
+        for (channel, kernels) in kernels.as_chunks::<BLOCK>().0.iter().enumerate() {
+            for (sums, patch) in sums.iter_mut().zip(patches) {
+                for (sum, kernel) in sums.iter_mut().zip(kernels) {
+                    *sum += patch[channel] * kernel;
                 }
             }
         }
-        for (y, sums) in y.chunks_exact_mut(columns).zip(&sums) {
-            y[column..column + BLOCK_COLUMNS].copy_from_slice(sums);
+        for (products, sums) in products.chunks_exact_mut(channels_out).zip(&sums) {
+            products[block * BLOCK..][..BLOCK].copy_from_slice(sums);
         }
     }
 }
 
 for_each_instruction_set! {
-    /// G g G' of each kernel of a weight `[channels_out, channels_in, 3, 3]`.
+    /// G g G' of each kernel of a weight `[channels_out, channels_in, 3, 3]`; see [`Kernels`].
     fn transform_kernels(
         weight: &[f32],
         channels_in: usize,
         channels_out: usize,
+        block: usize,
         kernels: &mut [f32],
     ) {
         let row = channels_in * KERNEL * KERNEL;
@@ -610,9 +668,12 @@ for_each_instruction_set! {
                 let places = sandwich(kernel, |i, j| {
                     array::from_fn(|lane| from[lane * row + i * KERNEL + j])
                 });
-                let to = &mut kernels[channel_in * channels_out + channel_out..];
                 for (place, lanes) in places.as_flattened().iter().enumerate() {
-                    store(to, place * channels_in * channels_out, lanes);
+                    let place = place * channels_in * channels_out;
+                    for (lanes, channel) in lanes.chunks_exact(BLOCK).zip((channel_out..).step_by(BLOCK)) {
+                        let to = (channel / block * channels_in + channel_in) * block + channel % block;
+                        kernels[place + to..][..BLOCK].copy_from_slice(lanes);
+                    }
                 }
             }
         }
@@ -639,6 +700,53 @@ for_each_instruction_set! {
                 for (lane, &value) in lanes.iter().enumerate() {
                     to[lane * row + tap] = value;
                 }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::Tensor;
+
+    use super::*;
+    use crate::{
+        plain,
+        testing::{distance, random, values},
+    };
+
+    /// In either order of the kernels, for tiles in and over the edge, in fours and left over.
+    #[test]
+    fn transformed_kernels_convolve_as_the_plain_twin_does() {
+        for (x_dims, channels_out) in [
+            ([1, 64, 14, 14], 64),
+            ([1, 128, 7, 7], 64),
+            ([1, 16, 9, 13], 48),
+            ([3, 32, 5, 1], 16),
+            ([7, 16, 14, 14], 32),
+        ] {
+            let channels_in = x_dims[1];
+            let weight_dims = [channels_out, channels_in, KERNEL, KERNEL];
+            let x = random(1, x_dims.iter().product());
+            let weight = random(2, weight_dims.iter().product());
+            let bias = random(3, channels_out);
+            let tensor = |values: &[f32]| Tensor::<1>::from_floats(values, &crate::cpu());
+            let twin = values(plain::conv2d(
+                tensor(&x).reshape(x_dims),
+                tensor(&weight).reshape(weight_dims),
+                Some(tensor(&bias)),
+                1,
+                1,
+            ));
+            for block in [BLOCK, channels_out] {
+                let dims = [PLACES, channels_out / block, channels_in, block];
+                assert!(Kernels::are(dims));
+                let kernels = transformed(&weight, dims);
+                let kernels = Kernels::new(&kernels, dims);
+                let shape = Winograd::new(x_dims, channels_out);
+                let y = shape.forward_transformed(&x, kernels, Some(&bias));
+                let error = distance(&y, &twin);
+                assert!(error < 1e-5, "{x_dims:?}, blocks of {block}: {error}");
             }
         }
     }
