@@ -97,16 +97,19 @@ impl Browser {
         });
         let driver = prepared("FASHION_DDPM_CHROMEDRIVER");
         let browser = Self::start(driver, &["--port=0"], &capabilities, true);
-        let at_first = |source: &str| {
-            let script = json!({ "cmd": "Page.addScriptToEvaluateOnNewDocument",
-                "params": { "source": source } });
-            browser.post("goog/cdp/execute", &script);
-        };
-        at_first(LISTEN);
+        browser.at_first(LISTEN);
         if gpu == Gpu::Missing {
-            at_first("delete Navigator.prototype.gpu");
+            browser.at_first("delete Navigator.prototype.gpu");
         }
         browser
+    }
+
+    /// From now on this script runs in every page before anything of its own. Chromium.
+    #[track_caller]
+    pub fn at_first(&self, source: &str) {
+        let script = json!({ "cmd": "Page.addScriptToEvaluateOnNewDocument",
+            "params": { "source": source } });
+        self.post("goog/cdp/execute", &script);
     }
 
     /// Headless Firefox.

@@ -10,8 +10,10 @@ use std::{
     path::{Component, Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
+
+use flate2::{Compression, write::GzEncoder};
 
 /// Where the folder stands.
 pub const SUB_PATH: &str = "/some/sub-path/";
@@ -31,11 +33,34 @@ pub enum Fault {
     Delayed(Duration),
 }
 
+/// A visitor's line: what all answers share, and how long each takes to begin.
+#[derive(Debug, Clone, Copy)]
+pub struct Line {
+    /// Bits a second.
+    pub rate: f64,
+    /// From a request to the first byte of its answer.
+    pub latency: Duration,
+}
+
+impl Line {
+    /// How long so many bytes are on their way.
+    pub fn transfer(&self, bytes: usize) -> Duration {
+        Duration::from_secs_f64(bytes as f64 * 8.0 / self.rate)
+    }
+}
+
 #[derive(Default)]
 struct State {
     faults: HashMap<String, Fault>,
     more: HashMap<String, Vec<u8>>,
     asked: Vec<String>,
+    line: Option<Line>,
+    /// When the line has carried all that was put on it.
+    free: Option<Instant>,
+    /// Bytes that the line has carried.
+    carried: usize,
+    /// Files as gzip, where that was worth while.
+    packed: HashMap<String, Arc<Vec<u8>>>,
 }
 
 /// A server that runs as long as this process.
@@ -84,6 +109,45 @@ impl Server {
         self.state().more.insert(file.to_owned(), content);
     }
 
+    /// From now on answers come over this line, packed with gzip where a static host packs.
+    ///
+    /// # Panics
+    /// Where the folder cannot be read.
+    pub fn narrow(&self, line: Line) {
+        let packed = (std::fs::read_dir(&self.folder).expect("a folder").flatten())
+            .filter_map(|entry| {
+                let name = entry.file_name().to_string_lossy().into_owned();
+                let text = matches!(
+                    name.rsplit('.').next(),
+                    Some("html" | "js" | "css" | "wasm")
+                );
+                let content = std::fs::read(entry.path()).ok().filter(|_| text)?;
+                let mut packed = GzEncoder::new(Vec::new(), Compression::best());
+                packed.write_all(&content).ok()?;
+                Some((name, Arc::new(packed.finish().ok()?)))
+            })
+            .collect();
+        let mut state = self.state();
+        (state.line, state.packed, state.carried) = (Some(line), packed, 0);
+    }
+
+    /// Bytes of answers that the line has carried.
+    pub fn carried(&self) -> usize {
+        self.state().carried
+    }
+
+    /// Waits until the line has carried so many bytes more.
+    fn carry(&self, bytes: usize) {
+        let now = Instant::now();
+        let mut state = self.state();
+        let Some(line) = state.line else { return };
+        let free = state.free.unwrap_or(now).max(now) + line.transfer(bytes);
+        state.free = Some(free);
+        state.carried += bytes;
+        drop(state);
+        thread::sleep(free.saturating_duration_since(now));
+    }
+
     /// All paths that were asked for, in order, without queries.
     pub fn asked(&self) -> Vec<String> {
         self.state().asked.clone()
@@ -109,13 +173,26 @@ impl Server {
         let file = match path.strip_prefix(SUB_PATH) {
             Some("") => "index.html",
             Some(file) => file,
-            None => return respond(&mut stream, "404 Not Found", "text/plain", b"not here", 8),
+            None => {
+                return self.respond(&mut stream, "404 Not Found", "text/plain", b"not here", 8);
+            }
         };
-        let fault = self.state().faults.get(file).copied();
+        let (fault, line, packed) = {
+            let state = self.state();
+            let fault = state.faults.get(file).copied();
+            (fault, state.line, state.packed.get(file).cloned())
+        };
+        if let Some(line) = line {
+            thread::sleep(line.latency);
+        }
+        if let (None, Some(packed)) = (fault, packed) {
+            let kind = format!("{}\r\nContent-Encoding: gzip", mime(file));
+            return self.respond(&mut stream, "200 OK", &kind, &packed, usize::MAX);
+        }
         let mut sent = usize::MAX;
         let content = match (self.read(file), fault) {
             (None, _) | (_, Some(Fault::Missing)) => {
-                return respond(&mut stream, "404 Not Found", "text/plain", b"missing", 7);
+                return self.respond(&mut stream, "404 Not Found", "text/plain", b"missing", 7);
             }
             (Some(mut content), Some(Fault::Truncated)) => {
                 content.truncate(content.len() / 2);
@@ -141,7 +218,32 @@ impl Server {
             }
             (Some(content), None) => content,
         };
-        respond(&mut stream, "200 OK", mime(file), &content, sent)
+        self.respond(&mut stream, "200 OK", mime(file), &content, sent)
+    }
+
+    /// Answers with the first `sent` bytes of `content`.
+    fn respond(
+        &self,
+        stream: &mut TcpStream,
+        status: &str,
+        mime: &str,
+        content: &[u8],
+        sent: usize,
+    ) -> std::io::Result<()> {
+        /// Bytes that are put on the line at a time, so that answers share it.
+        const PIECE: usize = 8192;
+
+        let length = content.len();
+        write!(
+            stream,
+            "HTTP/1.1 {status}\r\nContent-Type: {mime}\r\nContent-Length: {length}\r\n\
+             Cache-Control: no-store\r\nConnection: close\r\n\r\n"
+        )?;
+        for piece in content[..sent.min(length)].chunks(PIECE) {
+            self.carry(piece.len());
+            stream.write_all(piece)?;
+        }
+        stream.flush()
     }
 
     fn read(&self, file: &str) -> Option<Vec<u8>> {
@@ -155,23 +257,6 @@ impl Server {
             .then(|| std::fs::read(self.folder.join(file)).ok())
             .flatten()
     }
-}
-
-fn respond(
-    stream: &mut TcpStream,
-    status: &str,
-    mime: &str,
-    content: &[u8],
-    sent: usize,
-) -> std::io::Result<()> {
-    let length = content.len();
-    write!(
-        stream,
-        "HTTP/1.1 {status}\r\nContent-Type: {mime}\r\nContent-Length: {length}\r\n\
-         Cache-Control: no-store\r\nConnection: close\r\n\r\n"
-    )?;
-    stream.write_all(&content[..sent.min(length)])?;
-    stream.flush()
 }
 
 fn mime(file: &str) -> &'static str {

@@ -1,12 +1,25 @@
-// Contenders, made by `setUp` and timed by `measure`; counts of what each asks of WebGPU.
+// A contender, made by `setUp` and timed by `measure`; counts of what it asks of WebGPU.
+//
+// Each has a document of its own, and with it a device of its own: onnxruntime-web can replay only
+// the first of the sessions that share one.
 
-export const sums = { launches: 0, submits: 0, bindGroups: 0, writes: 0 };
+export const sums = { launches: 0, submits: 0, bindGroups: 0, writes: 0, enqueueMs: 0 };
+
+// When this thread began to talk to WebGPU. It falls silent when it has nothing more to do at once.
+let since;
 
 function count(type, method, what) {
   if (!type) return;
   const original = type.prototype[method];
   type.prototype[method] = function (...args) {
     sums[what] += 1;
+    if (since === undefined) {
+      since = performance.now();
+      queueMicrotask(() => {
+        sums.enqueueMs += performance.now() - since;
+        since = undefined;
+      });
+    }
     return original.apply(this, args);
   };
 }
@@ -14,8 +27,6 @@ count(self.GPUComputePassEncoder, "dispatchWorkgroups", "launches");
 count(self.GPUQueue, "submit", "submits");
 count(self.GPUDevice, "createBindGroup", "bindGroups");
 count(self.GPUQueue, "writeBuffer", "writes");
-
-const contenders = new Map();
 
 self.about = async () => {
   const adapter = await navigator.gpu?.requestAdapter();
@@ -26,19 +37,19 @@ self.about = async () => {
   };
 };
 
-self.setUp = async (title, name, batch, onGpu, weights, question) => {
+let contender;
+
+self.setUp = async (name, batch, onGpu, weights, question) => {
   try {
     const make = name === "ours" ? ours : onnx;
-    const contender = await make(batch, onGpu, weights, question);
-    contenders.set(title, contender);
+    contender = await make(batch, onGpu, weights, question);
     return { version: contender.version, off: contender.off };
   } catch (error) {
     return { failed: String(error?.message ?? error) };
   }
 };
 
-self.measure = async (title, steps) => {
-  const contender = contenders.get(title);
+self.measure = async (steps) => {
   const before = { ...contender.sums() };
   const ms = await contender.run(steps);
   const after = contender.sums();
@@ -52,7 +63,7 @@ const distance = (a, b) => a.reduce((most, x, i) => Math.max(most, Math.abs(x - 
 async function ours(batch, onGpu, weights, question) {
   const engine = onGpu ? "webgpu" : "cpu";
   const worker = new Worker("counting.js", { type: "module" });
-  let sums = { launches: 0, submits: 0, bindGroups: 0, writes: 0 };
+  let sums = {};
   const inbox = [];
   let wake = () => {};
   worker.onmessage = ({ data }) => { inbox.push(data); wake(); };

@@ -5,20 +5,33 @@
 //! suffer alike. Ours are timed for whole steps (network, update, noise, log, frames read back), the
 //! peer for the network alone.
 //!
+//! And a cold visit: how long a new visitor with an ordinary line waits for the first picture.
+//!
 //! `bench DIST ORT [software|hardware] [STEPS] [ROUNDS]`, where ORT is the folder `dist` of the npm
 //! package `onnxruntime-web`.
 
 mod onnx;
 
-use std::{error::Error, fs, path::PathBuf};
+use std::{
+    error::Error,
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use fashion_ddpm_tests::browser::{Browser, Gpu};
-use fashion_ddpm_tests::server::Server;
+use fashion_ddpm_tests::server::{Line, Server};
 use serde_json::{Value, json};
 
-/// The page of the measurements. `contenders` maps a name to an object with `measure(steps)`, which
-/// resolves to the milliseconds a step, and `counts`, the sums of what was asked of WebGPU.
+/// The document of one contender: `setUp`, then `measure(steps)`, which resolves to the milliseconds a
+/// step and, of a step, the sums of what was asked of WebGPU.
 const CONTENDERS: &str = include_str!("contenders.js");
+
+/// A visitor's line: 20 Mbit/s, 50 ms.
+const LINE: Line = Line {
+    rate: 20e6,
+    latency: Duration::from_millis(50),
+};
 
 /// Name, batch, and whether it computes on WebGPU.
 const CASES: [(&str, u32, bool); 6] = [
@@ -57,25 +70,27 @@ fn main() -> Result<(), Box<dyn Error>> {
     server.add("contenders.js", CONTENDERS.into());
     server.add("counting.js", COUNTING_WORKER.into());
     server.add(
-        "bench.html",
-        b"<!doctype html><title>Bench</title><script type=module src=contenders.js></script>"
+        "contender.html",
+        b"<!doctype html><title>Contender</title><script type=module src=contenders.js></script>"
             .to_vec(),
+    );
+    server.add(
+        "bench.html",
+        b"<!doctype html><title>Bench</title>".to_vec(),
     );
     let browser = Browser::chromium(gpu);
     browser.open(&server.url("bench.html"));
-    let about = browser.script_async("return await about()", json!([]));
+    let about = in_frame(&browser, "about", json!(["about"]));
     println!("{}", about["browser"].as_str().unwrap_or_default());
     println!("adapter: {}", about["adapter"].as_str().unwrap_or_default());
+    println!("{}", load());
 
     let mut contenders = Vec::new();
     for (name, batch, on_gpu) in CASES {
         let device = if on_gpu { "WebGPU" } else { "wasm, 1 thread" };
         let title = format!("{name}, {device}, batch {batch}");
-        let set_up = "return await setUp(...args)";
-        let made = browser.script_async(
-            set_up,
-            json!([title, name, batch, on_gpu, weights, question]),
-        );
+        let arguments = json!([title, name, batch, on_gpu, weights, question]);
+        let made = in_frame(&browser, "setUp", arguments);
         if let Some(reason) = made["failed"].as_str() {
             println!("{title}: {reason}");
             continue;
@@ -86,7 +101,9 @@ fn main() -> Result<(), Box<dyn Error>> {
             return Err(format!("{title}: another network, its answer is off by {off}").into());
         }
         println!("{title}: {version}; off by {off:.1e}");
-        contenders.push((title, Vec::new(), json!(null)));
+        // A large batch is as long as so many small ones.
+        let steps = (steps / batch).max(1);
+        contenders.push((title, steps, Vec::new(), json!(null)));
     }
 
     for round in 0..=rounds {
@@ -95,9 +112,8 @@ fn main() -> Result<(), Box<dyn Error>> {
             order.reverse();
         }
         for i in order {
-            let (title, times, counts) = &mut contenders[i];
-            let measured =
-                browser.script_async("return await measure(...args)", json!([title, steps]));
+            let (title, steps, times, counts) = &mut contenders[i];
+            let measured = in_frame(&browser, "measure", json!([title, steps]));
             // The first round warms up.
             if round > 0 {
                 times.push(measured["ms"].as_f64().ok_or("no time")?);
@@ -106,16 +122,19 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
     }
 
-    println!("\nmilliseconds a step: median of {rounds} runs of {steps} steps, and the extremes;");
-    println!("and, of a step: launches, submissions, bind groups, uploads\n");
-    for (title, mut times, counts) in contenders {
+    println!("{}", load());
+    println!("\nmilliseconds a step: median of {rounds} runs, and the extremes; and of a step:");
+    println!(
+        "launches, submissions, bind groups, uploads, and the thread's milliseconds to ask for it\n"
+    );
+    for (title, steps, mut times, counts) in contenders {
         times.sort_by(f64::total_cmp);
-        let count = |what: &str| match &counts[what] {
-            Value::Number(n) => format!("{:.1}", n.as_f64().unwrap_or(f64::NAN)),
-            _ => "-".to_owned(),
+        let count = |what: &str| match counts[what].as_f64() {
+            Some(n) => format!("{n:.2}"),
+            None => "-".to_owned(),
         };
         println!(
-            "{title:40} {:9.2} ({:.2} to {:.2})   {:>6} {:>6} {:>6} {:>6}",
+            "{title:40} {:9.2} ({:.2} to {:.2}), {steps} steps each  {:>7} {:>6} {:>6} {:>6} {:>6}",
             times[times.len() / 2],
             times[0],
             times[times.len() - 1],
@@ -123,9 +142,79 @@ fn main() -> Result<(), Box<dyn Error>> {
             count("submits"),
             count("bindGroups"),
             count("writes"),
+            count("enqueueMs"),
         );
     }
+    drop(browser);
+
+    println!("\na cold visit at 20 Mbit/s and 50 ms, the button pressed as soon as it can be:");
+    for engine in ["cpu", "webgpu"] {
+        visit(Path::new(dist), gpu, engine);
+    }
+    println!("{}", load());
     Ok(())
+}
+
+/// Calls a function of the frame that the first argument names, which is made the first time.
+fn in_frame(browser: &Browser, function: &str, arguments: Value) -> Value {
+    let script = "const [call, [title, ...rest]] = args;
+        let frame = document.getElementsByName(title)[0];
+        if (!frame) {
+            frame = document.createElement('iframe');
+            Object.assign(frame, { name: title, src: 'contender.html' });
+            document.body.append(frame);
+            await new Promise((loaded) => { frame.onload = loaded; });
+        }
+        return await frame.contentWindow[call](...rest);";
+    browser.script_async(script, json!([function, arguments]))
+}
+
+/// Prints how long a visitor waits who has never been here: until the button can be pressed, and until
+/// the first frame is painted; beside it how long the line needs for the bytes alone.
+fn visit(dist: &Path, gpu: Gpu, engine: &str) {
+    let server = Server::of(dist.to_owned());
+    server.narrow(LINE);
+    let browser = Browser::chromium(gpu);
+    browser.at_first(VISITOR);
+    browser.open(&server.url(&format!("?engine={engine}")));
+    let [pressed, painted, carried] = browser.wait("the first frame is painted", || {
+        let times = browser.script("return [window.pressed, window.painted]", json!([]));
+        let second = |i: usize| times[i].as_f64().map(|ms| ms / 1e3);
+        Some([second(0)?, second(1)?, server.carried() as f64])
+    });
+    let transfer = LINE.transfer(carried as usize).as_secs_f64();
+    println!(
+        "engine {engine:7} pressed after {pressed:.2} s, painted after {painted:.2} s; {carried} bytes \
+         need {transfer:.2} s",
+    );
+}
+
+/// Presses the button as soon as it is enabled, and notes when, and when the first frame is on the
+/// screen: two refreshes after it was there.
+const VISITOR: &str = "
+    const observer = new MutationObserver(() => {
+        const button = document.getElementById('sample');
+        if (!button || button.disabled) return;
+        observer.disconnect();
+        window.pressed = performance.now();
+        button.click();
+    });
+    observer.observe(document, { subtree: true, childList: true, attributeFilter: ['disabled'] });
+    document.addEventListener('ddpm:frame', () => {
+        requestAnimationFrame(() => requestAnimationFrame(() => {
+            window.painted = performance.now();
+        }));
+    }, { once: true });";
+
+/// How busy the machine is, where it says so.
+fn load() -> String {
+    let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let mut words = load.split(' ');
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    match words.next() {
+        Some(load) if !load.is_empty() => format!("load {load} on {cores} cores"),
+        _ => format!("{cores} cores"),
+    }
 }
 
 /// Stands in for the engine's worker script; every message carries the sums so far.
