@@ -711,7 +711,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        plain,
+        Around, plain,
         testing::{distance, random, values},
     };
 
@@ -748,6 +748,33 @@ mod tests {
                 let error = distance(&y, &twin);
                 assert!(error < 1e-5, "{x_dims:?}, blocks of {block}: {error}");
             }
+        }
+    }
+
+    /// Laid out once, twice or not at all, a weight convolves the same.
+    #[test]
+    fn resident_weights_are_the_same_weights() {
+        let tensor = |seed, dims: [usize; 4]| {
+            let values = random(seed, dims.iter().product());
+            Tensor::<1>::from_floats(values.as_slice(), &crate::cpu()).reshape(dims)
+        };
+        for (kernel, stride, channels_out) in [(3, 1, 32), (3, 2, 32), (1, 1, 32), (3, 1, 4)] {
+            let x = tensor(1, [2, 16, 14, 14]);
+            let weight = tensor(2, [channels_out, 16, kernel, kernel]);
+            let around = Around {
+                stride,
+                ..Around::default()
+            };
+            let once = crate::resident_weight(weight.clone(), stride);
+            let twice = crate::resident_weight(once.clone(), stride);
+            assert_eq!(once.dims(), twice.dims());
+            let own = values(crate::conv2d_around(x.clone(), twice, None, around.clone()));
+            let twin = values(plain::conv2d_around(x, weight, None, around));
+            let error = distance(&own, &twin);
+            assert!(
+                error < 1e-5,
+                "{kernel} x {kernel}, stride {stride}: {error}"
+            );
         }
     }
 }

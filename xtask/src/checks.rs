@@ -70,8 +70,11 @@ fn run_all(toolbox: &mut Toolbox, report: &mut Report) -> Result<(), Failure> {
             .arg("--all-targets")
             .args(DENY_WARNINGS))
     })?;
+    // With all targets: the kernels for GPUs, their tests and their bench are compiled nowhere else.
     report.phase("clippy for the browser", || {
-        run(browser(cargo(toolbox, "clippy"), toolbox).args(DENY_WARNINGS))
+        run(browser(cargo(toolbox, "clippy"), toolbox)
+            .args(["--package", "kernels", "--all-targets"])
+            .args(DENY_WARNINGS))
     })?;
     report.phase("docs", || {
         let mut native = cargo(toolbox, "doc");
@@ -153,6 +156,7 @@ pub fn bench(toolbox: &mut Toolbox, hardware: bool, steps: u32) -> Result<(), Fa
         .env("FASHION_DDPM_CHROMIUM", browsers.chromium)
         .env("FASHION_DDPM_CHROMEDRIVER", browsers.chromedriver);
     echo(&mut engines, &mut keep)?;
+    page::print_sizes(toolbox)?;
     let file = toolbox.target.join("bench.txt");
     fs::write(&file, figures).map_err(Failure::file(&file))?;
     println!("\nThese figures are also in {}", file.display());

@@ -7,8 +7,8 @@
 //!
 //! And a cold visit: how long a new visitor with an ordinary line waits for the first picture.
 //!
-//! `bench DIST ORT [software|hardware] [STEPS] [ROUNDS]`, where ORT is the folder `dist` of the npm
-//! package `onnxruntime-web`.
+//! `bench DIST ORT [software|hardware] [STEPS] [ROUNDS] [WORD]`, where ORT is the folder `dist` of the
+//! npm package `onnxruntime-web`; with a word, only the contenders, or `visit`, that contain it.
 
 mod onnx;
 
@@ -33,6 +33,12 @@ const LINE: Line = Line {
     latency: Duration::from_millis(50),
 };
 
+/// Visits, of which the median counts.
+const VISITS: usize = 3;
+
+/// Steps of a measurement on the CPU, at least: a run begins and ends with work of its own.
+const CPU_STEPS: u32 = 100;
+
 /// Name, batch, and whether it computes on WebGPU.
 const CASES: [(&str, u32, bool); 6] = [
     ("ours", 1, true),
@@ -56,6 +62,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     let steps: u32 = argument(3).unwrap_or("10").parse()?;
     let rounds: usize = argument(4).unwrap_or("5").parse()?;
+    let wanted = |title: &str| argument(5).is_none_or(|word| title.contains(word));
 
     let server = Server::of(PathBuf::from(dist));
     for entry in fs::read_dir(ort)? {
@@ -89,6 +96,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     for (name, batch, on_gpu) in CASES {
         let device = if on_gpu { "WebGPU" } else { "wasm, 1 thread" };
         let title = format!("{name}, {device}, batch {batch}");
+        if !wanted(&title) {
+            continue;
+        }
         let arguments = json!([title, name, batch, on_gpu, weights, question]);
         let made = in_frame(&browser, "setUp", arguments);
         if let Some(reason) = made["failed"].as_str() {
@@ -101,8 +111,11 @@ fn main() -> Result<(), Box<dyn Error>> {
             return Err(format!("{title}: another network, its answer is off by {off}").into());
         }
         println!("{title}: {version}; off by {off:.1e}");
-        // A large batch is as long as so many small ones.
-        let steps = (steps / batch).max(1);
+        // A step of a large batch takes as long as many, and on the CPU it may be over in no time.
+        let steps = match on_gpu {
+            true => (steps / batch).max(1),
+            false => steps.max(CPU_STEPS),
+        };
         contenders.push((title, steps, Vec::new(), json!(null)));
     }
 
@@ -127,17 +140,14 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!(
         "launches, submissions, bind groups, uploads, and the thread's milliseconds to ask for it\n"
     );
-    for (title, steps, mut times, counts) in contenders {
-        times.sort_by(f64::total_cmp);
+    for (title, steps, times, counts) in contenders {
         let count = |what: &str| match counts[what].as_f64() {
             Some(n) => format!("{n:.2}"),
             None => "-".to_owned(),
         };
         println!(
-            "{title:40} {:9.2} ({:.2} to {:.2}), {steps} steps each  {:>7} {:>6} {:>6} {:>6} {:>6}",
-            times[times.len() / 2],
-            times[0],
-            times[times.len() - 1],
+            "{title:40} {:>30}, {steps:3} steps  {:>7} {:>6} {:>6} {:>6} {:>6}",
+            spread(times, "ms"),
             count("launches"),
             count("submits"),
             count("bindGroups"),
@@ -148,8 +158,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     drop(browser);
 
     println!("\na cold visit at 20 Mbit/s and 50 ms, the button pressed as soon as it can be:");
-    for engine in ["cpu", "webgpu"] {
-        visit(Path::new(dist), gpu, engine);
+    for engine in ["cpu", "webgpu"]
+        .into_iter()
+        .filter(|engine| wanted(&format!("visit {engine}")))
+    {
+        visits(Path::new(dist), gpu, engine);
     }
     println!("{}", load());
     Ok(())
@@ -171,22 +184,38 @@ fn in_frame(browser: &Browser, function: &str, arguments: Value) -> Value {
 
 /// Prints how long a visitor waits who has never been here: until the button can be pressed, and until
 /// the first frame is painted; beside it how long the line needs for the bytes alone.
-fn visit(dist: &Path, gpu: Gpu, engine: &str) {
-    let server = Server::of(dist.to_owned());
-    server.narrow(LINE);
-    let browser = Browser::chromium(gpu);
-    browser.at_first(VISITOR);
-    browser.open(&server.url(&format!("?engine={engine}")));
-    let [pressed, painted, carried] = browser.wait("the first frame is painted", || {
-        let times = browser.script("return [window.pressed, window.painted]", json!([]));
-        let second = |i: usize| times[i].as_f64().map(|ms| ms / 1e3);
-        Some([second(0)?, second(1)?, server.carried() as f64])
-    });
-    let transfer = LINE.transfer(carried as usize).as_secs_f64();
+fn visits(dist: &Path, gpu: Gpu, engine: &str) {
+    let mut pressed = Vec::new();
+    let mut painted = Vec::new();
+    let mut bytes = 0;
+    for _ in 0..VISITS {
+        let server = Server::of(dist.to_owned());
+        server.narrow(LINE);
+        let browser = Browser::chromium(gpu);
+        browser.at_first(VISITOR);
+        browser.open(&server.url(&format!("?engine={engine}")));
+        let times = browser.wait("the first frame is painted", || {
+            let times = browser.script("return [window.pressed, window.painted]", json!([]));
+            bytes = server.carried();
+            Some([times[0].as_f64()?, times[1].as_f64()?])
+        });
+        pressed.push(times[0] / 1e3);
+        painted.push(times[1] / 1e3);
+    }
+    let transfer = LINE.transfer(bytes).as_secs_f64();
     println!(
-        "engine {engine:7} pressed after {pressed:.2} s, painted after {painted:.2} s; {carried} bytes \
-         need {transfer:.2} s",
+        "engine {engine:7} pressed after {}, painted after {}; {bytes} bytes take {transfer:.2} s",
+        spread(pressed, "s"),
+        spread(painted, "s"),
     );
+}
+
+/// The median, and the extremes.
+fn spread(mut values: Vec<f64>, unit: &str) -> String {
+    values.sort_by(f64::total_cmp);
+    let middle = values[values.len() / 2];
+    let (least, most) = (values[0], values[values.len() - 1]);
+    format!("{middle:.2} {unit} ({least:.2} to {most:.2})")
 }
 
 /// Presses the button as soon as it is enabled, and notes when, and when the first frame is on the
