@@ -234,10 +234,15 @@ impl Server {
         const PIECE: usize = 8192;
 
         let length = content.len();
+        // What a static host says; but a test may find out what is asked for a second time.
+        let cache = match self.state().line {
+            Some(_) => "max-age=600",
+            None => "no-store",
+        };
         write!(
             stream,
             "HTTP/1.1 {status}\r\nContent-Type: {mime}\r\nContent-Length: {length}\r\n\
-             Cache-Control: no-store\r\nConnection: close\r\n\r\n"
+             Cache-Control: {cache}\r\nConnection: close\r\n\r\n"
         )?;
         for piece in content[..sent.min(length)].chunks(PIECE) {
             self.carry(piece.len());

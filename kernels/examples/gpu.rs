@@ -4,8 +4,9 @@
 //! without a GPU a software one answers: lavapipe, or with
 //! `VK_DRIVER_FILES=/usr/lib/chromium/vk_swiftshader_icd.json` the one that Chromium brings.
 //!
-//! Run `cargo bench --package kernels --features cubecl --bench gpu [-- WORD]`; with a word, only the
-//! cases that contain it.
+//! Run `cargo run --release --package kernels --features cubecl --example gpu [WORD]`; with a word,
+//! only the cases that contain it. An example and no bench, because as such it is checked with the
+//! page, which is built from the same Burn.
 
 use std::time::Instant;
 
