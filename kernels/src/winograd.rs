@@ -143,9 +143,9 @@ pub(crate) struct Kernels<'a> {
 impl<'a> Kernels<'a> {
     /// The lengths of what [`transformed`] makes of a weight on this machine.
     ///
-    /// A general matrix product begins by rearranging its factors. In a browser, where vectors are
-    /// short and one image is computed at a time, it takes longer for that than for the product;
-    /// there the kernels are in order already.
+    /// A general matrix product rearranges its factors first, which pays where there are many tiles.
+    /// In a browser one image is computed at a time, and all kernels come out of a distant cache at
+    /// every step: there they lie in the order in which they are read.
     pub(crate) fn dims([channels_out, channels_in, ..]: [usize; 4]) -> [usize; 4] {
         let block = if cfg!(target_arch = "wasm32") {
             BLOCK
