@@ -3,7 +3,7 @@
 //!
 //! What it computes is compared with the trainer's `sample`, natively, from the same weights.
 
-use std::time::Duration;
+use std::{fs, time::Duration};
 
 use burn::tensor::{Tensor, TensorData};
 use fashion_ddpm::{
@@ -755,6 +755,32 @@ fn bad_weights_become_a_sentence() {
             "{what}"
         );
     }
+}
+
+/// Weights that the list takes for those of another epoch are not asked for over and over.
+#[test]
+fn weights_of_another_epoch_become_a_sentence() {
+    let list = "weights/index.json";
+    let mut index: Value = serde_json::from_slice(&fs::read(dist().join(list)).unwrap()).unwrap();
+    let default = index["default"].clone();
+    for model in index["models"].as_array_mut().unwrap() {
+        if model["file"] == default {
+            model["epoch"] = json!(7);
+        }
+    }
+    let server = Server::of(dist());
+    server.add(list, index.to_string().into_bytes());
+    let browser = Browser::chromium(Gpu::NoAdapter);
+    browser.open(&server.url("?engine=cpu"));
+    let error = browser.wait_for("error");
+    assert_eq!(error["code"], "weights-invalid", "{error}");
+    let message = error["message"].as_str().unwrap_or_default();
+    let there = default_entry().epoch.to_string();
+    assert!(
+        message.contains("epoch 7 ") && message.contains(&there),
+        "{message}"
+    );
+    assert_eq!(browser.count("ready"), 0);
 }
 
 /// A slow server is no error: the page says what it waits for, and then works.

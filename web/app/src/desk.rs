@@ -562,6 +562,17 @@ impl Desk {
     }
 
     fn take_ready(&self, engine: EngineKind, adapter: String, software: bool, model: Model) {
+        // Otherwise they would be asked for again, for ever.
+        let listed = self.0.borrow().loading.unwrap_or(model.epoch);
+        if listed != model.epoch {
+            self.0.borrow_mut().loaded = None;
+            let message = format!(
+                "The weights that this page lists as those of epoch {listed} are those of epoch \
+                 {}. Choose another epoch.",
+                model.epoch
+            );
+            return self.take_failure(ErrorCode::WeightsInvalid, message, false);
+        }
         let ready = {
             let mut inner = self.0.borrow_mut();
             let mut device = match engine {
