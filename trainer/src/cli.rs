@@ -23,7 +23,7 @@ use crate::{
     evaluate::{self, Subject},
     export, files,
     judge::{self, JudgeConfig},
-    network::{self, Measuring},
+    network::{self, Measuring, NetworkFigures},
     page_data,
     run::{self, Length, Options, Outcome, Settings},
     sample, table,
@@ -606,28 +606,14 @@ fn network(arguments: NetworkArguments) -> Result<(), Failure> {
         measuring.seconds
     );
     let width = figures.iter().map(|f| f.name.len()).max().unwrap_or(0);
-    println!(
-        "{:<width$}{:>8}{:>12}{:>11}{:>10}{:>20}{:>20}",
-        "network",
-        "MMAC",
-        "parameters",
-        "bytes",
-        "launches",
-        "images/s forward",
-        "images/s training"
-    );
-    for network in &figures {
-        let speed = |s: network::Speed| format!("{:.0} ({:.0}-{:.0})", s.median, s.least, s.most);
+    let print = |[name, macs, parameters, bytes, launches, forward, training]: [String; 7]| {
         println!(
-            "{:<width$}{:>8.1}{:>12}{:>11}{:>10}{:>20}{:>20}",
-            network.name,
-            network.multiplications as f64 / 1e6,
-            network.parameters,
-            network.bytes,
-            network.launches,
-            speed(network.forward),
-            speed(network.training)
+            "{name:<width$}{macs:>8}{parameters:>12}{bytes:>11}{launches:>10}{forward:>20}{training:>20}"
         );
+    };
+    print(NetworkFigures::COLUMNS.map(str::to_owned));
+    for network in &figures {
+        print(network.cells());
     }
     if let Some(out) = &arguments.out {
         let json = serde_json::to_string_pretty(&figures)? + "\n";

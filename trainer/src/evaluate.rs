@@ -10,8 +10,7 @@
 //! spoiled for the one distance, training images for the other.
 
 use std::{
-    fmt::{self, Write},
-    fs,
+    fmt, fs,
     ops::ControlFlow,
     path::{Path, PathBuf},
 };
@@ -825,16 +824,20 @@ fn read_npy(path: &Path) -> Result<Vec<u8>, EvaluateError> {
 }
 
 impl Report {
+    /// What the subject says under a key, as text.
+    pub(crate) fn text(&self, key: &str) -> Option<String> {
+        match &self.subject[key] {
+            serde_json::Value::Null => None,
+            serde_json::Value::String(text) => Some(text.clone()),
+            other => Some(other.to_string()),
+        }
+    }
+
     /// What the index keeps of it: a name that says what the figures are of, and the figures.
     pub fn summary(&self) -> (String, serde_json::Value) {
-        let text = |key: &str| match &self.subject[key] {
-            serde_json::Value::String(text) => text.clone(),
-            other => other.to_string(),
-        };
-        let mut name = format!("{}-{}", text("sampler"), text("steps"));
-        if !self.subject["eta"].is_null() {
-            let _ = write!(name, "-eta-{}", text("eta"));
-        }
+        let eta = self.text("eta").map(|eta| format!("eta-{eta}"));
+        let parts = [self.text("sampler"), self.text("steps"), eta];
+        let name = parts.into_iter().flatten().collect::<Vec<_>>().join("-");
         let figures = &self.samples[0];
         let value = json!({
             "count": figures.count,

@@ -4,7 +4,7 @@
 //! else the machine does slows all of them alike, and a figure is the median of its rounds. For
 //! another implementation to be compared with, [`twin`] writes down some steps of a training.
 
-use std::{sync::Arc, time::Instant};
+use std::{fmt, sync::Arc, time::Instant};
 
 use burn::{
     module::Module,
@@ -138,6 +138,32 @@ pub struct NetworkFigures {
     pub training: Speed,
 }
 
+impl NetworkFigures {
+    /// What [`Self::cells`] are.
+    pub const COLUMNS: [&'static str; 7] = [
+        "network",
+        "MMAC",
+        "parameters",
+        "bytes",
+        "launches",
+        "images/s forward",
+        "images/s training",
+    ];
+
+    /// The figures as a row of a table.
+    pub fn cells(&self) -> [String; 7] {
+        [
+            self.name.clone(),
+            format!("{:.1}", self.multiplications as f64 / 1e6),
+            self.parameters.to_string(),
+            self.bytes.to_string(),
+            self.launches.to_string(),
+            self.forward.to_string(),
+            self.training.to_string(),
+        ]
+    }
+}
+
 /// Of some rounds, in images a second.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Speed {
@@ -147,6 +173,13 @@ pub struct Speed {
     pub least: f64,
     /// The fastest.
     pub most: f64,
+}
+
+impl fmt::Display for Speed {
+    /// `252 (250-252)`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:.0} ({:.0}-{:.0})", self.median, self.least, self.most)
+    }
 }
 
 impl Speed {

@@ -66,46 +66,29 @@ pub fn evaluations(paths: &[PathBuf]) -> Result<String, TableError> {
 pub fn networks(measured: &Path, paths: &[PathBuf]) -> Result<String, TableError> {
     let measured: Vec<NetworkFigures> = read(measured, "what `trainer network` writes")?;
     let reports = read_reports(paths)?;
-    let mut table = row(&[
-        "network",
-        "MMAC",
-        "parameters",
-        "bytes",
-        "launches",
-        "images/s forward",
-        "images/s training",
+    let found_of_each = [
         "images seen",
         "sampler",
         "FD train",
         "precision",
         "recall",
         "broken",
-    ]);
-    table += &row(&["---"; 13]);
+    ];
+    let columns = [&NetworkFigures::COLUMNS[..], &found_of_each].concat();
+    let mut table = row(&columns) + &row(&vec!["---"; columns.len()]);
     for network in &measured {
-        let speed = |of: &crate::network::Speed| {
-            format!("{:.0} ({:.0}-{:.0})", of.median, of.least, of.most)
-        };
-        let mut start = vec![
-            network.name.clone(),
-            format!("{:.1}", network.multiplications as f64 / 1e6),
-            network.parameters.to_string(),
-            network.bytes.to_string(),
-            network.launches.to_string(),
-            speed(&network.forward),
-            speed(&network.training),
-        ];
+        let mut start = network.cells().to_vec();
         let same = |report: &&Report| report.subject["network"] == network.name.as_str();
         let mut found = reports.iter().filter(same).peekable();
         if found.peek().is_none() {
-            start.extend(["-"; 6].map(str::to_owned));
+            start.resize(columns.len(), "-".to_owned());
             table += &row(&start);
             continue;
         }
         for report in found {
             let figures = &report.samples[0];
             let more = [
-                text(report, "images_seen").unwrap_or_default(),
+                report.text("images_seen").unwrap_or_default(),
                 walk(report),
                 distance(&figures.frechet_train),
                 share(&figures.precision),
@@ -147,28 +130,19 @@ fn read_reports(paths: &[PathBuf]) -> Result<Vec<Report>, TableError> {
 
 /// `epoch 12, ddim 50 eta 1.0`; of images from elsewhere, where they were.
 fn subject(report: &Report) -> String {
-    if let Some(images) = text(report, "images") {
+    if let Some(images) = report.text("images") {
         return images;
     }
-    let epoch = text(report, "epoch").map(|epoch| format!("epoch {epoch}"));
+    let epoch = report.text("epoch").map(|epoch| format!("epoch {epoch}"));
     let parts: Vec<String> = epoch.into_iter().chain([walk(report)]).collect();
     parts.join(", ")
 }
 
 /// `ddim 50 eta 1.0`.
 fn walk(report: &Report) -> String {
-    let part = |before: &str, key: &str| text(report, key).map(|text| format!("{before}{text}"));
+    let part = |before: &str, key: &str| report.text(key).map(|text| format!("{before}{text}"));
     let parts = [part("", "sampler"), part("", "steps"), part("eta ", "eta")];
     parts.into_iter().flatten().collect::<Vec<_>>().join(" ")
-}
-
-/// A value of the evaluation's subject, as text.
-fn text(report: &Report, key: &str) -> Option<String> {
-    match &report.subject[key] {
-        serde_json::Value::Null => None,
-        serde_json::Value::String(text) => Some(text.clone()),
-        other => Some(other.to_string()),
-    }
 }
 
 fn figures_row(name: &str, figures: &Figures) -> String {
