@@ -107,9 +107,15 @@ impl Browser {
     /// From now on this script runs in every page before anything of its own. Chromium.
     #[track_caller]
     pub fn at_first(&self, source: &str) {
-        let script = json!({ "cmd": "Page.addScriptToEvaluateOnNewDocument",
-            "params": { "source": source } });
-        self.post("goog/cdp/execute", &script);
+        let script = json!({ "source": source });
+        self.devtools("Page.addScriptToEvaluateOnNewDocument", &script);
+    }
+
+    /// A command of Chromium's developer tools.
+    #[track_caller]
+    fn devtools(&self, command: &str, params: &Value) {
+        let command = json!({ "cmd": command, "params": params });
+        self.post("goog/cdp/execute", &command);
     }
 
     /// Headless Firefox.
@@ -209,9 +215,8 @@ impl Browser {
     #[track_caller]
     pub fn prefer_colours(&self, scheme: &str) {
         let features = json!([{ "name": "prefers-color-scheme", "value": scheme }]);
-        let command =
-            json!({ "cmd": "Emulation.setEmulatedMedia", "params": { "features": features } });
-        self.post("goog/cdp/execute", &command);
+        let media = json!({ "features": features });
+        self.devtools("Emulation.setEmulatedMedia", &media);
     }
 
     /// From now on the window is this wide and high, however small. Chromium.
@@ -219,8 +224,7 @@ impl Browser {
     pub fn resize(&self, width: u32, height: u32) {
         let size =
             json!({ "width": width, "height": height, "deviceScaleFactor": 1, "mobile": false });
-        let command = json!({ "cmd": "Emulation.setDeviceMetricsOverride", "params": size });
-        self.post("goog/cdp/execute", &command);
+        self.devtools("Emulation.setDeviceMetricsOverride", &size);
     }
 
     /// The address now.
