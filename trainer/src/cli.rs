@@ -119,8 +119,9 @@ struct TrainArguments {
     /// How it falls [default: linear]
     #[arg(long, value_name = "SHAPE", requires = "decay_epochs")]
     decay: Option<DecayShape>,
-    /// Begin with another run's state instead of fresh weights
-    #[arg(long, value_name = "RUN", conflicts_with = "resume")]
+    /// Begin with another run's state instead of fresh weights, or with exported weights, such as
+    /// web/weights
+    #[arg(long, value_name = "DIR", conflicts_with = "resume")]
     branch_from: Option<PathBuf>,
     /// After which of its epochs [default: its last state]
     #[arg(

@@ -363,7 +363,7 @@ pub fn twin(
         rows[1].extend(&batch.noise);
         rows[2].extend(batch.t.iter().map(|&t| t as f32));
         rows[3].extend(labels);
-        rows[4].push(trainer.config().learning_rate_at(trainer.steps_taken()) as f32);
+        rows[4].push(trainer.learning_rate() as f32);
         first.get_or_insert(batch);
         trainer.step();
         rows[5].push(trainer.settle()?.unwrap_or(f64::NAN) as f32);

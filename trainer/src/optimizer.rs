@@ -36,7 +36,7 @@ pub struct AdamW {
     pub moment_1: Tensor<1>,
     /// Running mean of its square, `[parameters]`.
     pub moment_2: Tensor<1>,
-    /// Steps taken.
+    /// Steps that the moments remember.
     pub steps: u64,
 }
 

@@ -18,7 +18,8 @@
 //!
 //! A branch is a run of its own that begins with another one's state after some epoch. It draws the
 //! batches that the other run would have drawn; with a decay its step size falls to nothing over
-//! its epochs, which gives the weights of a run of that length.
+//! its epochs, which gives the weights of a run of that length. It can also begin with exported
+//! weights, of which there is no such state: then AdamW's moments are made anew.
 
 use std::{
     ops::ControlFlow,
@@ -33,8 +34,10 @@ use std::{
 
 use burn::module::Module;
 use fashion_ddpm::{
-    BetaSchedule, Garment, Prediction, Sampler, UNetConfig, noise::PIXELS, sampler::PlanError,
-    weights::WeightsError,
+    BetaSchedule, Garment, Prediction, Sampler, UNetConfig,
+    noise::PIXELS,
+    sampler::PlanError,
+    weights::{self, Index, WeightsError},
 };
 use serde::{Deserialize, Serialize};
 
@@ -43,13 +46,13 @@ use crate::{
     curve,
     data::{DataError, Dataset, Split},
     device::{self, DeviceChoice, DeviceError},
-    export,
+    export::{self, ExportError},
     files::{self, FileError},
     network,
     picture::png_grid,
     progress::Progress,
     sample::{self, Walk},
-    train::{Decay, DecayShape, TrainConfig, TrainError, Trainer},
+    train::{Decay, DecayShape, EpochRecord, Position, TrainConfig, TrainError, Trainer},
 };
 
 /// Epochs whose garments are painted, beside the last.
@@ -242,6 +245,21 @@ pub enum RunError {
         /// What there is, in words.
         there: String,
     },
+    /// A record that is not of the weights beside it, or none at all.
+    #[error(
+        "{} does not describe the training of {} ({reason}); a branch can begin with a run, or with a folder of weights as they were exported", record.display(), weights.display()
+    )]
+    NoRecord {
+        /// Of the run, or its log.
+        record: PathBuf,
+        /// The weights.
+        weights: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// No weights to begin with.
+    #[error(transparent)]
+    Export(#[from] ExportError),
     /// No loss curve.
     #[error("cannot draw the loss curve: {0}")]
     Curve(String),
@@ -306,6 +324,10 @@ impl RunFolder {
 
     fn record(&self) -> PathBuf {
         self.0.join("run.json")
+    }
+
+    fn log(&self) -> PathBuf {
+        self.0.join("log.jsonl")
     }
 
     /// The averaged weights of the epochs.
@@ -447,7 +469,10 @@ fn branch(
     }
     let last = folder.checkpoint();
     if !last.exists() {
-        return Err(RunError::Empty(run.to_owned()));
+        return match export::read_index(&run.join(export::INDEX))? {
+            Some(index) => branch_from_weights(&folder, &index, epoch, dataset, device),
+            None => Err(RunError::Empty(run.to_owned())),
+        };
     }
     let trainer = read(&last, dataset, device)?;
     let position = trainer.position();
@@ -466,6 +491,78 @@ fn branch(
             false => export::ranges(&there),
         },
     })
+}
+
+/// Exported weights of an epoch, or of the index's default, as the beginning of a branch. What they
+/// were trained with, and how the loss fell, stands beside them.
+fn branch_from_weights(
+    folder: &RunFolder,
+    index: &Index,
+    epoch: Option<u32>,
+    dataset: Arc<Dataset>,
+    device: &burn::tensor::Device,
+) -> Result<Trainer, RunError> {
+    let entry = match epoch {
+        Some(epoch) => index.models.iter().find(|model| model.epoch == epoch),
+        None => index.default_entry(),
+    };
+    let entry = entry.ok_or_else(|| RunError::NoState {
+        run: folder.0.clone(),
+        asked: epoch.unwrap_or_default(),
+        there: export::ranges(&index.models.iter().map(|m| m.epoch).collect::<Vec<_>>()),
+    })?;
+    let path = folder.0.join(&entry.file);
+    let bytes = files::read(&path)?;
+    let weights = weights::decode(&bytes, device).map_err(|source| ExportError::Weights {
+        path: path.clone(),
+        source,
+    })?;
+    let metadata = weights.metadata;
+    if metadata.dataset_sha256 != dataset.sha256() {
+        let (expected, found) = (metadata.dataset_sha256, dataset.sha256().to_owned());
+        let source = CheckpointError::OtherData { expected, found };
+        return Err(RunError::Checkpoint { path, source });
+    }
+    let no_record = |record: PathBuf, reason: String| RunError::NoRecord {
+        record,
+        weights: path.clone(),
+        reason,
+    };
+    let record = files::read(&folder.record())?;
+    let record: RunRecord = serde_json::from_slice(&record)
+        .map_err(|error| no_record(folder.record(), error.to_string()))?;
+    let config = record.config;
+    let found = TrainConfig {
+        network: metadata.config,
+        schedule: metadata.schedule,
+        timesteps: metadata.timesteps,
+        prediction: metadata.prediction,
+        ema_decay: metadata.ema_decay,
+        ..config.clone()
+    };
+    if found != config {
+        let reason = "another network, schedule, prediction or average".to_owned();
+        return Err(no_record(folder.record(), reason));
+    }
+    let history = String::from_utf8_lossy(&files::read(&folder.log())?)
+        .lines()
+        .map(serde_json::from_str)
+        .collect::<Result<Vec<EpochRecord>, _>>()
+        .map_err(|error| no_record(folder.log(), error.to_string()))?;
+    let position = Position {
+        epoch: metadata.epoch,
+        history: history
+            .into_iter()
+            .take_while(|record| record.epoch <= metadata.epoch)
+            .collect(),
+        ..Position::default()
+    };
+    let trainer = Trainer::from_average(config, dataset, device, weights.unet, position)?;
+    if trainer.images_seen() != metadata.images_seen {
+        let reason = format!("expected {} images", metadata.images_seen);
+        return Err(no_record(folder.record(), reason));
+    }
+    Ok(trainer)
 }
 
 /// The number of steps after which the run ends. A new run or branch that is to end with a decay
@@ -611,7 +708,7 @@ fn write_log(folder: &RunFolder, trainer: &Trainer) -> Result<(), RunError> {
         .iter()
         .map(|record| serde_json::to_string(record).expect("plain data") + "\n")
         .collect();
-    files::write(&folder.0.join("log.jsonl"), log.as_bytes())?;
+    files::write(&folder.log(), log.as_bytes())?;
     let svg = curve::draw(history).map_err(|error| RunError::Curve(error.to_string()))?;
     Ok(files::write(&folder.0.join("loss.svg"), svg.as_bytes())?)
 }

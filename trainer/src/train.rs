@@ -49,7 +49,7 @@ pub struct TrainConfig {
     pub seed: u32,
     /// Step size of AdamW once warm.
     pub learning_rate: f64,
-    /// Steps over which the step size rises from nothing.
+    /// Steps over which the step size rises from nothing, while AdamW's moments are young.
     pub warm_up_steps: u64,
     /// Weight decay of AdamW.
     pub weight_decay: f64,
@@ -119,10 +119,11 @@ impl fmt::Display for DecayShape {
 }
 
 impl TrainConfig {
-    /// Step size of the run's step number `step`, from 0: it rises over the warm-up, stays, and
-    /// falls where there is a [`Decay`].
-    pub fn learning_rate_at(&self, step: u64) -> f64 {
-        let warm_up = (step + 1) as f64 / self.warm_up_steps.max(1) as f64;
+    /// Step size of the run's step number `step`, from 0, with `remembered` steps in AdamW's moments
+    /// (as many, but in a run that began with exported weights): it rises over the warm-up, stays,
+    /// and falls where there is a [`Decay`].
+    pub fn learning_rate_at(&self, step: u64, remembered: u64) -> f64 {
+        let warm_up = (remembered + 1) as f64 / self.warm_up_steps.max(1) as f64;
         let decay = self.decay.map_or(1.0, |decay| decay.factor(step));
         self.learning_rate * warm_up.min(1.0) * decay
     }
@@ -294,6 +295,30 @@ impl Trainer {
         )
     }
 
+    /// Goes on from weights without the state that made them, at `position`, the end of an epoch:
+    /// network and average both begin with `average`, AdamW's moments with nothing.
+    ///
+    /// # Errors
+    /// [`TrainError`] where the configuration describes no training.
+    pub fn from_average(
+        config: TrainConfig,
+        dataset: Arc<Dataset>,
+        device: &Device,
+        average: UNet,
+        position: Position,
+    ) -> Result<Self, TrainError> {
+        config.validate()?;
+        let autodiff = device.clone().autodiff();
+        let record = average.clone().into_record();
+        let model = config.network.init(&autodiff).load_record(record);
+        let optimizer = AdamW::new(&model);
+        let epochs = u64::from(position.epoch);
+        let updates = epochs * dataset.len().div_ceil(config.batch_size) as u64;
+        let ema = Ema::resume(average, config.ema_decay, updates);
+        let parts = (model, optimizer, ema);
+        Self::assemble(config, dataset, device, parts, position)
+    }
+
     /// Puts a trainer together from its parts, as a checkpoint keeps them.
     pub(crate) fn assemble(
         config: TrainConfig,
@@ -355,7 +380,14 @@ impl Trainer {
 
     /// Steps taken in all.
     pub fn steps_taken(&self) -> u64 {
-        self.optimizer.steps
+        let Position { epoch, step, .. } = self.position;
+        u64::from(epoch) * self.steps_per_epoch() as u64 + step as u64
+    }
+
+    /// Size of the next step.
+    pub fn learning_rate(&self) -> f64 {
+        let remembered = self.optimizer.steps;
+        self.config.learning_rate_at(self.steps_taken(), remembered)
     }
 
     /// Images shown in all, repetitions counted.
@@ -419,7 +451,7 @@ impl Trainer {
         self.pending.push((loss.clone().inner(), count));
         let gradients = loss.backward();
         let rates = Rates {
-            learning_rate: self.config.learning_rate_at(self.optimizer.steps),
+            learning_rate: self.learning_rate(),
             weight_decay: self.config.weight_decay,
             max_gradient_norm: self.config.max_gradient_norm,
         };
@@ -743,10 +775,13 @@ mod tests {
             ..constant.clone()
         });
         for step in 0..1000 {
-            let before = constant.learning_rate_at(step);
+            let before = constant.learning_rate_at(step, step);
             let expected = 1e-3 * ((step + 1) as f64 / 500.0).min(1.0);
             assert_eq!(before, expected, "step {step}");
-            let (down, along) = (linear.learning_rate_at(step), cosine.learning_rate_at(step));
+            let (down, along) = (
+                linear.learning_rate_at(step, step),
+                cosine.learning_rate_at(step, step),
+            );
             if step <= 600 {
                 assert_eq!((down, along), (before, before), "step {step}");
                 continue;
@@ -760,8 +795,50 @@ mod tests {
                 "step {step}: {along}"
             );
         }
-        assert_eq!(linear.learning_rate_at(1000), 0.0);
-        assert_eq!(cosine.learning_rate_at(2000), 0.0);
+        assert_eq!(linear.learning_rate_at(1000, 1000), 0.0);
+        assert_eq!(cosine.learning_rate_at(2000, 2000), 0.0);
+        // With young moments it rises once more, below what it falls along.
+        assert_eq!(linear.learning_rate_at(800, 49), 1e-3 * 0.1 * 0.5);
+    }
+
+    /// What goes on from averaged weights draws what their run would have drawn, with the smallest
+    /// step of the warm-up; and before its first step it is those weights.
+    #[test]
+    fn averaged_weights_are_gone_on_with() {
+        let config = TrainConfig {
+            network: UNetConfig {
+                pixel_unshuffle: 4,
+                channels: vec![8],
+                attention: vec![false],
+                ..UNetConfig::default()
+            },
+            batch_size: 500,
+            ..TrainConfig::default()
+        };
+        let data = Arc::new(excerpt());
+        let device = kernels::cpu();
+        let mut trunk = Trainer::new(config.clone(), data.clone(), &device).unwrap();
+        trunk.step();
+        trunk.step();
+        trunk.finish_epoch(0).unwrap();
+        let (average, position) = (trunk.averaged().clone(), trunk.position().clone());
+        let mut trainer =
+            Trainer::from_average(config, data, &device, average.clone(), position).unwrap();
+        let bits = |model: &UNet| {
+            let tensors = crate::checkpoint::flatten("", &model.clone()).unwrap();
+            let parts = tensors.into_iter().map(|t| t.into_parts().unwrap().4);
+            parts.map(|bytes| bytes.to_vec()).collect::<Vec<_>>()
+        };
+        assert_eq!(bits(trainer.averaged()), bits(&average));
+        assert_eq!(bits(&trainer.model().valid()), bits(&average));
+        let (own, twin) = (trainer.next_batch(), trunk.next_batch());
+        assert_eq!((own.t, own.noise), (twin.t, twin.noise));
+        assert_eq!((own.x_0, own.labels), (twin.x_0, twin.labels));
+        assert_eq!(trainer.steps_taken(), 2);
+        assert_eq!(trainer.learning_rate(), 1e-3 / 500.0);
+        trainer.step();
+        assert_ne!(bits(trainer.averaged()), bits(&average));
+        assert_eq!(trainer.learning_rate(), 1e-3 * (2.0 / 500.0));
     }
 
     #[test]

@@ -324,8 +324,11 @@ fn a_branch_is_its_trunk_until_its_step_size_falls() {
     let decay = ["--decay-epochs", "1.5", "--decay", "cosine"];
     let decayed = finish("decayed", &[&branch[..], &decay].concat());
     assert_eq!(decayed.steps_taken(), 42 + 63);
-    assert_eq!(decayed.config().learning_rate_at(42), 1e-3 * (43.0 / 500.0));
-    assert_eq!(decayed.config().learning_rate_at(105), 0.0);
+    assert_eq!(
+        decayed.config().learning_rate_at(42, 42),
+        1e-3 * (43.0 / 500.0)
+    );
+    assert_eq!(decayed.config().learning_rate_at(105, 105), 0.0);
     let halfway = path("decayed/ema/images-00002504.bpk");
     let weights = decode(&std::fs::read(halfway).unwrap(), &kernels::cpu()).unwrap();
     assert_eq!(
@@ -409,6 +412,62 @@ fn a_branch_is_its_trunk_until_its_step_size_falls() {
         &["--resume", "--decay-epochs", "2"],
         "--decay-epochs",
     );
+}
+
+/// Exported weights are all that a stranger has of a run: a branch begins with them, with the run's
+/// settings and losses, and with moments of its own.
+#[test]
+fn a_branch_of_exported_weights() {
+    let folder = tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let data = excerpt();
+    let trunk = path("trunk");
+    let settings = ["--network", NETWORK, "--batch-size", "24", "--epochs", "2"];
+    let status = command(&on_excerpt(&data, &trunk, &settings)).status();
+    assert!(status.unwrap().success());
+    let out = path("weights/second.bpk");
+    let status = command(&["export", text(&trunk), "--out", text(&out)]).status();
+    assert!(status.unwrap().success());
+    let begin = |name: &str| {
+        let run = path(name);
+        let exported = path("weights");
+        let more = ["--branch-from", text(&exported), "--decay-epochs", "1"];
+        command(&on_excerpt(&data, &run, &more))
+            .output()
+            .unwrap()
+    };
+    let stderr = |output: &Output| String::from_utf8_lossy(&output.stderr).into_owned();
+    let refused = begin("refused");
+    assert!(stderr(&refused).contains("run.json"), "{}", stderr(&refused));
+    for file in ["run.json", "log.jsonl"] {
+        std::fs::copy(trunk.join(file), path("weights").join(file)).unwrap();
+    }
+    let output = begin("branch");
+    assert!(output.status.success(), "{}", stderr(&output));
+    let (before, after) = (state(&trunk), state(&path("branch")));
+    assert_eq!(after.steps_taken(), before.steps_taken() + 42);
+    assert_eq!(after.position().history[..2], before.position().history);
+    assert_eq!(after.position().epoch, 3);
+    assert_eq!(after.config().seed, before.config().seed);
+    assert_eq!(after.learning_rate(), 0.0, "the step size has fallen");
+    // Trained on, not anew: fresh weights have a loss near 1.
+    let losses: Vec<f64> = (after.position().history.iter())
+        .map(|record| record.loss)
+        .collect();
+    assert!(losses[2] < losses[1] && losses[1] < losses[0], "{losses:?}");
+
+    // A record of another training beside the weights.
+    let record = std::fs::read_to_string(trunk.join("run.json")).unwrap();
+    let other = record.replace("linear", "cosine");
+    assert_ne!(other, record);
+    std::fs::write(path("weights/run.json"), other).unwrap();
+    let refused = begin("refused");
+    assert!(
+        stderr(&refused).contains("does not describe the training of"),
+        "{}",
+        stderr(&refused)
+    );
+    assert!(!path("refused").exists(), "nothing is begun");
 }
 
 /// A run may end within an epoch, with all that an epoch's end leaves; and go on from there.
