@@ -423,22 +423,25 @@ fn a_branch_of_exported_weights() {
     let data = excerpt();
     let trunk = path("trunk");
     let settings = ["--network", NETWORK, "--batch-size", "24", "--epochs", "2"];
-    let status = command(&on_excerpt(&data, &trunk, &settings)).status();
-    assert!(status.unwrap().success());
     let out = path("weights/second.bpk");
-    let status = command(&["export", text(&trunk), "--out", text(&out)]).status();
-    assert!(status.unwrap().success());
+    for arguments in [
+        &on_excerpt(&data, &trunk, &settings)[..],
+        &["export", text(&trunk), "--out", text(&out)],
+    ] {
+        assert!(run(arguments).status.success(), "{arguments:?}");
+    }
     let begin = |name: &str| {
-        let run = path(name);
         let exported = path("weights");
         let more = ["--branch-from", text(&exported), "--decay-epochs", "1"];
-        command(&on_excerpt(&data, &run, &more))
-            .output()
-            .unwrap()
+        run(&on_excerpt(&data, &path(name), &more))
     };
     let stderr = |output: &Output| String::from_utf8_lossy(&output.stderr).into_owned();
     let refused = begin("refused");
-    assert!(stderr(&refused).contains("run.json"), "{}", stderr(&refused));
+    assert!(
+        stderr(&refused).contains("run.json"),
+        "{}",
+        stderr(&refused)
+    );
     for file in ["run.json", "log.jsonl"] {
         std::fs::copy(trunk.join(file), path("weights").join(file)).unwrap();
     }
