@@ -8,7 +8,7 @@
 //! the embedding layers need not run at all.
 
 use burn::{
-    module::{Initializer, Module, Param},
+    module::{Initializer, Module, ModuleMapper, Param},
     nn::{
         Embedding, EmbeddingConfig, Linear, LinearConfig, PaddingConfig2d,
         conv::{Conv2d, Conv2dConfig},
@@ -561,6 +561,12 @@ impl UNet {
         run(&self.head, x, around)
     }
 
+    /// A network of this shape whose weights are all zero. Those that it would begin with are not
+    /// made, if they were not before.
+    pub fn zeroed(self) -> Self {
+        self.map(&mut Zeros)
+    }
+
     /// The same network, laid out for sampling: weights as this device reads them, and biases that
     /// are only ever added to each other summed once.
     pub fn resident(&self) -> Self {
@@ -580,6 +586,15 @@ impl UNet {
             head: resident(&self.head),
             ..self.clone()
         }
+    }
+}
+
+/// See [`UNet::zeroed`].
+struct Zeros;
+
+impl ModuleMapper for Zeros {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        Param::from_tensor(Tensor::zeros(param.lazy_shape(), &param.lazy_device()))
     }
 }
 
@@ -725,6 +740,19 @@ mod tests {
             assert_eq!(y.dims(), [2, 1, 28, 28]);
             assert!(values(y).iter().all(|v| *v == 0.0));
         }
+    }
+
+    /// Of the same shape: what it is for.
+    #[test]
+    fn a_zeroed_network_has_the_same_shape_and_no_weights() {
+        let device = kernels::cpu();
+        let fresh = UNetConfig::default().init(&device);
+        let zeroed = UNetConfig::default().init(&device).zeroed();
+        assert_eq!(zeroed.num_params(), fresh.num_params());
+        let shifts = |unet: &UNet| values(unet.shifts(&[7], &[Some(Garment::Coat)], &device));
+        assert!(shifts(&fresh).iter().any(|v| *v != 0.0));
+        assert!(shifts(&zeroed).iter().all(|v| *v == 0.0));
+        assert_eq!(shifts(&zeroed).len(), shifts(&fresh).len());
     }
 
     /// Layer by layer with pencil and paper: 14 x 14 = 196 places, then 7 x 7 = 49.

@@ -117,7 +117,7 @@ impl Weights {
 
 /// Pure noise shown as if it were half an image, with no label: far from anything a network was
 /// trained on, so that all of it has work to do.
-fn probe(unet: &UNet, timesteps: usize, device: &Device) -> Tensor<4> {
+pub fn probe(unet: &UNet, timesteps: usize, device: &Device) -> Tensor<4> {
     let x = gaussian_batch(0, 0..1, 0, timesteps, device);
     unet.forward(x, &[timesteps / 2], &[None])
 }

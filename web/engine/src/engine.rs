@@ -10,6 +10,7 @@ use fashion_ddpm::{
     weights::{self, Weights},
 };
 use protocol::{EngineKind, ErrorCode, Event, Model, Part, Picture, Request};
+use web_sys::Response;
 
 use crate::{
     device::{self, Opened},
@@ -22,6 +23,10 @@ use crate::{
 /// on SwiftShader, Chromium's software GPU. A launch left out moves the answer by 0.04 and more. A
 /// GPU that rounds its exponentials more coarsely is welcome.
 const TOLERANCE: f32 = 1e-3;
+
+/// Steps of a rehearsed process: those of the weights that ship.
+#[cfg(feature = "webgpu")]
+const TIMESTEPS: usize = 1000;
 
 /// Images of one run; more would not fit a screen, nor their frames a tab's memory.
 const MOST_IMAGES: u32 = 64;
@@ -145,7 +150,17 @@ impl Engine {
 
     async fn load(&mut self, url: &str, bytes: u64) -> Result<(), Failure> {
         let device = self.device().await?;
-        let file = fetch(&self.page, url, bytes).await?;
+        let mut answer = wasm::request(url);
+        // Weights that have travelled beside the engine are there at the browser's next turn.
+        self.page.give_way().await;
+        let answer = match wasm::by_now(&mut answer).await {
+            Some(answer) => answer,
+            None => {
+                self.rehearse(&device).await?;
+                answer.await
+            }
+        };
+        let file = read(&self.page, url, bytes, answer).await?;
         self.page.tell(&busy("Checking the weights"), &[]);
         let mut weights = weights::decode(&file, &device).map_err(|error| {
             let message = format!("The weights at {url} cannot be used: {error}.");
@@ -155,12 +170,7 @@ impl Engine {
         // Once and for all, not in every launch of every copy of the network.
         weights.unet = weights.unet.resident();
 
-        let next = match self.kind {
-            EngineKind::WebGpu => "Compiling the network for this GPU",
-            EngineKind::Cpu => "Trying the network",
-        };
-        self.page.tell(&busy(next), &[]);
-        self.page.give_way().await;
+        self.tell_of_compiling().await;
         let answer = self.read(reading(weights.probe(&device))).await?;
         self.check(&answer, &weights.expected_probe)?;
 
@@ -186,6 +196,41 @@ impl Engine {
         };
         self.page.tell(&ready, &[]);
         Ok(())
+    }
+
+    /// A step of the network that ships, with zeros for weights, if there has been none yet: what a
+    /// GPU has to compile depends on the network's shape alone, and is there before the weights are.
+    #[cfg(feature = "webgpu")]
+    async fn rehearse(&self, device: &Device) -> Result<(), Failure> {
+        if self.kind == EngineKind::Cpu || self.weights.is_some() {
+            return Ok(());
+        }
+        self.tell_of_compiling().await;
+        let unet = fashion_ddpm::UNetConfig::default()
+            .init(device)
+            .zeroed()
+            .resident();
+        self.read(reading(weights::probe(&unet, TIMESTEPS, device)))
+            .await?;
+        if let Some(process) = RecordedProcess::record(&unet, TIMESTEPS, 1, false, device) {
+            let process = process.map_err(Failure::device)?;
+            self.read(reading(process.x())).await?;
+        }
+        Ok(())
+    }
+
+    #[cfg(not(feature = "webgpu"))]
+    async fn rehearse(&self, _: &Device) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    async fn tell_of_compiling(&self) {
+        let doing = match self.kind {
+            EngineKind::WebGpu => "Compiling the network for this GPU",
+            EngineKind::Cpu => "Trying the network",
+        };
+        self.page.tell(&busy(doing), &[]);
+        self.page.give_way().await;
     }
 
     /// The device, opened the first time.
@@ -392,8 +437,13 @@ fn busy(message: &str) -> Event {
     }
 }
 
-/// Downloads a weights file; the page's bar moves at most twenty times a second.
-async fn fetch(page: &Page, url: &str, bytes: u64) -> Result<Vec<u8>, Failure> {
+/// Reads a weights file; the page's bar moves at most twenty times a second.
+async fn read(
+    page: &Page,
+    url: &str,
+    bytes: u64,
+    answer: Result<Response, String>,
+) -> Result<Vec<u8>, Failure> {
     let progress = |received: usize| {
         let event = Event::Progress {
             part: Part::Weights,
@@ -403,14 +453,16 @@ async fn fetch(page: &Page, url: &str, bytes: u64) -> Result<Vec<u8>, Failure> {
         page.tell(&event, &[]);
     };
     let mut last = f64::NEG_INFINITY;
-    let file = wasm::download(url, |received| {
-        if wasm::now() - last >= 50.0 {
-            last = wasm::now();
-            progress(received);
-        }
-    })
-    .await
-    .map_err(|reason| {
+    let file = async {
+        let read = wasm::read(answer?, |received| {
+            if wasm::now() - last >= 50.0 {
+                last = wasm::now();
+                progress(received);
+            }
+        });
+        read.await
+    };
+    let file = file.await.map_err(|reason| {
         let message = format!(
             "The weights at {url} could not be fetched: {reason}. Check the connection, or choose \
              another epoch."

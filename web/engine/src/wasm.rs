@@ -1,6 +1,14 @@
 //! The whole border with JavaScript: start-up, messages, downloads and clocks.
 
-use std::{cell::RefCell, collections::VecDeque, future::poll_fn, panic, rc::Rc, task::Poll};
+use std::{
+    cell::RefCell,
+    collections::VecDeque,
+    future::{Future, poll_fn},
+    panic,
+    pin::Pin,
+    rc::Rc,
+    task::Poll,
+};
 
 use js_sys::{Array, Float32Array, Function, Promise, Reflect, Uint8Array};
 use protocol::{EngineKind, ErrorCode, Event, Request};
@@ -214,15 +222,34 @@ pub(crate) fn now() -> f64 {
         .map_or(0.0, |performance| performance.now())
 }
 
-/// Downloads a file, telling how many bytes have come. The error is half a sentence.
-pub(crate) async fn download(
-    url: &str,
+/// Asks for a file; the answer comes whether somebody waits for it or not. The error is half a
+/// sentence.
+pub(crate) fn request(url: &str) -> impl Future<Output = Result<Response, String>> + Unpin + use<> {
+    let answer = JsFuture::from(scope().fetch_with_str(url));
+    Box::pin(async {
+        let response = answer.await;
+        let response =
+            response.map_err(|error| format!("the connection failed: {}", words(&error)))?;
+        Ok(response.unchecked_into())
+    })
+}
+
+/// What a future has come to by now; it can be waited for afterwards where that is nothing.
+pub(crate) async fn by_now<T>(future: &mut (impl Future<Output = T> + Unpin)) -> Option<T> {
+    poll_fn(|context| {
+        Poll::Ready(match Pin::new(&mut *future).poll(context) {
+            Poll::Ready(outcome) => Some(outcome),
+            Poll::Pending => None,
+        })
+    })
+    .await
+}
+
+/// Reads a file, telling how many bytes have come. The error is half a sentence.
+pub(crate) async fn read(
+    response: Response,
     mut progress: impl FnMut(usize),
 ) -> Result<Vec<u8>, String> {
-    let response = JsFuture::from(scope().fetch_with_str(url))
-        .await
-        .map_err(|error| format!("the connection failed: {}", words(&error)))?;
-    let response: Response = response.unchecked_into();
     if !response.ok() {
         return Err(format!(
             "the server answered {} {}",
