@@ -52,6 +52,8 @@ impl Line {
 #[derive(Default)]
 struct State {
     faults: HashMap<String, Fault>,
+    /// Of these only the first answer goes wrong.
+    once: HashMap<String, Fault>,
     more: HashMap<String, Vec<u8>>,
     asked: Vec<String>,
     line: Option<Line>,
@@ -102,6 +104,11 @@ impl Server {
     /// From now on this goes wrong with a file.
     pub fn fault(&self, file: &str, fault: Fault) {
         self.state().faults.insert(file.to_owned(), fault);
+    }
+
+    /// This goes wrong with a file the next time it is asked for, and not again.
+    pub fn fault_once(&self, file: &str, fault: Fault) {
+        self.state().once.insert(file.to_owned(), fault);
     }
 
     /// One more file than the folder has.
@@ -178,8 +185,9 @@ impl Server {
             }
         };
         let (fault, line, packed) = {
-            let state = self.state();
-            let fault = state.faults.get(file).copied();
+            let mut state = self.state();
+            let once = state.once.remove(file);
+            let fault = once.or_else(|| state.faults.get(file).copied());
             (fault, state.line, state.packed.get(file).cloned())
         };
         if let Some(line) = line {

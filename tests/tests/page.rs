@@ -14,7 +14,10 @@ use fashion_ddpm::{
 use fashion_ddpm_tests::{
     browser::{Browser, Gpu},
     data, distance, load,
-    page::{LEVELS, Picture, assert_quiet, default_entry, default_weights, dist, weights_of},
+    page::{
+        LEVELS, Picture, assert_quiet, default_entry, default_weights, dist, weights_index,
+        weights_of,
+    },
     reference::References,
     server::{Fault, SUB_PATH, Server},
     values,
@@ -265,10 +268,8 @@ const ENGINE: &str = "
             if (message[0].type == type) return message;
         }
     };
-    const address = (file) => new URL(file, location).href;
-    worker.postMessage({ engine: kind, js: address(`engine-${kind}.js`),
-        wasm: address(`engine-${kind}_bg.wasm`) });
-    worker.postMessage([{ type: 'load', url: address(weights), bytes }]);
+    worker.postMessage({ engine: kind });
+    worker.postMessage([{ type: 'load', url: new URL(weights, location).href, bytes }]);
     const answers = [];
     const [ready] = await next('ready');
     for (const { send, buffer, until } of requests) {
@@ -795,6 +796,111 @@ fn late_weights_are_waited_for() {
     browser.click(&browser.wait_enabled("button", "Sample a garment"));
     browser.wait_for("done");
     assert_eq!(browser.events("error"), Vec::<Value>::new());
+    assert_quiet(&browser);
+}
+
+/// A file of the page whose name begins and ends like this; what is between them is its hash.
+fn hashed(begin: &str, end: &str) -> String {
+    let names = fs::read_dir(dist()).unwrap().flatten();
+    let mut names = names.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    let name = names.find(|name| name.starts_with(begin) && name.ends_with(end));
+    name.unwrap_or_else(|| panic!("no {begin}...{end}"))
+}
+
+/// What was asked for before the page set out to work offline too, which asks for it once more.
+fn asked(server: &Server) -> Vec<String> {
+    let asked = server.asked().into_iter();
+    asked.take_while(|path| !path.ends_with("sw.js")).collect()
+}
+
+fn times(file: &str, asked: &[String]) -> usize {
+    asked.iter().filter(|path| path.ends_with(file)).count()
+}
+
+/// A visitor's line does not idle until the page's program is there: engine and weights, those that
+/// the link asks for, travel beside it, once.
+#[test]
+fn engine_and_weights_travel_beside_the_program() {
+    let index = weights_index();
+    let default = default_entry();
+    let other = index.models.iter().find(|model| model.file != default.file);
+    for (query, entry) in [
+        (String::new(), &default),
+        (format!("&epoch={}", other.unwrap().epoch), other.unwrap()),
+        ("&epoch=9999".to_owned(), &default),
+    ] {
+        let server = Server::of(dist());
+        let program = hashed("app-", "_bg.wasm");
+        server.fault(&program, Fault::Delayed(Duration::from_secs(5)));
+        let browser = Browser::chromium(Gpu::NoAdapter);
+        let picture = "?engine=cpu&sampler=ddim&steps=2";
+        open(&browser, &server, &format!("{picture}{query}"));
+        browser.click(&browser.find("button", "Sample a garment"));
+        browser.wait_for("done");
+
+        let asked = asked(&server);
+        let place = |file: &str| {
+            let at = asked.iter().position(|path| path.ends_with(file));
+            at.unwrap_or_else(|| panic!("{file} was not asked for: {asked:?}"))
+        };
+        // The program's first request.
+        let list = place("weights/index.json");
+        assert!(place("engine-cpu_bg.wasm") < list, "{asked:?}");
+        // Of an epoch that there is not the page cannot know what it is going to be instead.
+        let early = !query.contains("9999");
+        assert_eq!(place(&entry.file) < list, early, "{query}: {asked:?}");
+        for file in [".bpk", "worker.js", "engine-cpu.js", "engine-cpu_bg.wasm"] {
+            assert_eq!(times(file, &asked), 1, "{query}, {file}: {asked:?}");
+        }
+        assert_quiet(&browser);
+    }
+}
+
+/// What went wrong before the page's program was there is done again, as if nothing had been.
+#[test]
+fn weights_that_broke_off_early_are_fetched_again() {
+    let file = format!("weights/{}", default_entry().file);
+    for fault in [Fault::CutOff, Fault::Missing] {
+        let server = Server::of(dist());
+        server.fault_once(&file, fault);
+        let browser = Browser::chromium(Gpu::NoAdapter);
+        open(&browser, &server, "?engine=cpu&sampler=ddim&steps=2");
+        browser.click(&browser.find("button", "Sample a garment"));
+        browser.wait_for("done");
+        assert_eq!(times(&file, &asked(&server)), 2, "{fault:?}");
+    }
+}
+
+/// Who saves data gets the text, the figures that need no network, and a button; the network comes
+/// when it is pressed.
+#[test]
+fn who_saves_data_downloads_what_is_used() {
+    let server = Server::of(dist());
+    let browser = Browser::chromium(Gpu::NoAdapter);
+    browser
+        .at_first("Object.defineProperty(navigator, 'connection', { value: { saveData: true } });");
+    browser.open(&server.url("?engine=cpu&sampler=ddim&steps=2"));
+    let button = browser.wait_enabled("button", "Sample a garment");
+    let status = browser.status();
+    assert!(status.contains("saves data"), "{status}");
+    let network = |path: &String| {
+        ["worker.js", "engine-", ".bpk"]
+            .iter()
+            .any(|part| path.contains(part))
+    };
+    let early = server.asked();
+    assert!(!early.iter().any(network), "{early:?}");
+    assert_eq!(browser.count("ready"), 0);
+
+    browser.click(&button);
+    browser.wait_for("done");
+    assert_eq!(browser.count("frame"), 2);
+    let status = browser.status();
+    assert!(
+        status.contains("CPU (WebAssembly)") && !status.contains("saves data"),
+        "{status}"
+    );
+    assert_eq!(times(".bpk", &asked(&server)), 1);
     assert_quiet(&browser);
 }
 

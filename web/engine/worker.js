@@ -1,36 +1,51 @@
-// Starts an engine in a worker.
+// Starts an engine in a worker, and fetches for it meanwhile.
 //
-// The page posts where the engine is, {engine, js, wasm}; this file downloads it, telling how many
-// bytes have come, and starts it. From then on the engine owns `onmessage`. What arrives before
-// that waits. Whatever goes wrong is told as an event of the engine, in the shape that
-// web/protocol describes, so that the page has one kind of error to understand.
+// Objects are for this file: {engine: "cpu"} downloads that build of the engine and starts it, telling
+// how many bytes have come, and {weights: {url, port}} says that the page is fetching a file which the
+// engine is going to ask for: it comes through the port, or null. Arrays are for the engine: they wait
+// until it is there and owns `onmessage`. Whatever goes wrong is told as an event of the engine, in
+// the shape that web/protocol describes, so that the page has one kind of error to understand.
 
-const early = [];
+const waiting = [];
 
-// Weights that the page asks for while the engine is still on its way travel beside it: the engine's
-// own request for that address then gets the answer that is already coming.
+// Weights travel beside the engine: its own request for their address then gets what has come. Where
+// nothing has, it asks the server, and says what went wrong.
 const ahead = new Map();
 const fetchNow = self.fetch.bind(self);
-self.fetch = (url, ...rest) => {
-  const answer = ahead.get(url);
+self.fetch = async (url, ...rest) => {
+  const file = ahead.get(url);
   ahead.delete(url);
-  return answer ?? fetchNow(url, ...rest);
+  return (await file) ?? fetchNow(url, ...rest);
 };
-
-function wait(event) {
-  early.push(event);
-  const { type, url } = event.data[0] ?? {};
-  if (type !== "load" || ahead.has(url)) return;
-  const answer = fetchNow(url);
-  // Whoever asks for it is told.
-  answer.catch(() => {});
-  ahead.set(url, answer);
-}
 
 self.onmessage = (event) => {
-  self.onmessage = wait;
-  start(event.data).catch((error) => fail(error.message ?? String(error)));
+  const { data } = event;
+  if (data.weights) expect(data.weights);
+  if (data.engine) start(data.engine).catch((error) => fail(error.message ?? String(error)));
+  if (!Array.isArray(data)) return;
+  waiting.push(event);
+  const [request] = data;
+  if (request.type === "load") fetchAhead(request);
 };
+
+function expect({ url, port }) {
+  const file = new Promise((come) => {
+    port.onmessage = ({ data }) => come(data && new Response(data));
+  });
+  ahead.set(url, file);
+}
+
+// The whole file: a response that nobody reads stops coming.
+function fetchAhead({ url, bytes }) {
+  if (ahead.has(url)) return;
+  const fetchWhole = async () => {
+    const response = await fetchNow(url, { priority: "low" });
+    if (!response.ok) return null;
+    const body = counted(response.body, "weights", bytes || null);
+    return new Response(await new Response(body).arrayBuffer(), { headers: response.headers });
+  };
+  ahead.set(url, fetchWhole().catch(() => null));
+}
 
 // A trap that is no panic (out of memory, a stack too deep) ends here.
 self.addEventListener("error", (event) => stopped(event.message));
@@ -48,7 +63,10 @@ function fail(message) {
   post({ type: "error", code: "engine", message, fatal: true });
 }
 
-async function start({ js, wasm }) {
+async function start(engine) {
+  // The same version of both as of this file.
+  const address = (file) => new URL(file + new URL(import.meta.url).search, import.meta.url).href;
+  const [js, wasm] = [`engine-${engine}.js`, `engine-${engine}_bg.wasm`].map(address);
   const [glue, module] = await Promise.all([importGlue(js), fetchModule(wasm)]);
   try {
     // Runs the engine's `main`.
@@ -59,7 +77,7 @@ async function start({ js, wasm }) {
         "It needs WebAssembly with SIMD: Chrome or Edge 91, Firefox 89, Safari 16.4, or later.",
     );
   }
-  for (const event of early) self.onmessage(event);
+  for (const event of waiting) self.onmessage(event);
 }
 
 async function importGlue(url) {
@@ -86,9 +104,16 @@ async function fetchModule(url) {
   // The length of what is transferred says nothing about what it unpacks to.
   const packed = response.headers.has("Content-Encoding");
   const total = (!packed && Number(response.headers.get("Content-Length"))) || null;
+  return new Response(counted(response.body, "engine", total), {
+    headers: { "Content-Type": "application/wasm" },
+  });
+}
+
+// A stream that tells how much of it has come, at most twenty times a second.
+function counted(body, part, total) {
   let received = 0;
   let told = -Infinity;
-  const tell = () => post({ type: "progress", part: "engine", received, total });
+  const tell = () => post({ type: "progress", part, received, total });
   const counting = new TransformStream({
     transform(chunk, controller) {
       received += chunk.byteLength;
@@ -100,9 +125,7 @@ async function fetchModule(url) {
     },
     flush: tell,
   });
-  return new Response(response.body.pipeThrough(counting), {
-    headers: { "Content-Type": "application/wasm" },
-  });
+  return body.pipeThrough(counting);
 }
 
 function unreachable(url, reason) {

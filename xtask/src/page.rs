@@ -1,6 +1,6 @@
 //! The release page: built by Trunk, finished here, served, weighed.
 //!
-//! Trunk leaves two things to its `post_build` hook, which is [`finish`]:
+//! Trunk leaves three things to its `post_build` hook, which is [`finish`]:
 //!
 //! - The engines, which Trunk takes for plain web workers, are optimised here rather than by
 //!   Trunk, because Trunk would do it all over again at every build, and the WebGPU engine takes
@@ -10,6 +10,9 @@
 //!   So the page asks for them by `?v=` and the build id that stands in its
 //!   `<meta name="build">`: a hash of everything the page is made of but the weights, which carry
 //!   hashes of their own in their index.
+//! - A visitor should not have to wait for the page's program, and then for the index, before the
+//!   weights begin to travel. So the page itself says which there are, in `<script id="weights">`,
+//!   for `web/app/early.js`.
 
 use std::{
     env,
@@ -23,6 +26,7 @@ use std::{
 };
 
 use flate2::{Compression, write::GzEncoder};
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::{
@@ -53,7 +57,12 @@ const WASM_FEATURES: [&str; 7] = [
 /// What takes longest to build, in cargo's target directory.
 const WEBGPU_MODULE: &str = "wasm32-unknown-unknown/web/engine-webgpu.wasm";
 
-const BUILD_META: &str = "<meta name=\"build\" content=\"";
+const BUILD_META: [&str; 2] = ["<meta name=\"build\" content=\"", "\""];
+
+const WEIGHTS_LIST: [&str; 2] = [
+    "<script type=\"application/json\" id=\"weights\">",
+    "</script>",
+];
 
 /// The finished page.
 pub fn dist(toolbox: &Toolbox) -> PathBuf {
@@ -128,14 +137,20 @@ pub fn finish(toolbox: &Toolbox) -> Result<(), Failure> {
         }
     }
 
-    let index = staging.join("index.html");
-    let html = fs::read_to_string(&index).map_err(Failure::file(&index))?;
-    let html = with_build_id(&html, &build_id(staging)?).ok_or_else(|| {
+    let index = staging.join("weights/index.json");
+    let listed = fs::read_to_string(&index).map_err(Failure::file(&index))?;
+    let weights = weights_list(&listed).ok_or_else(|| {
         Failure::Unexpected(format!(
-            "index.html was expected to contain {BUILD_META}\">, where the build id goes"
+            "{} is no list of weights: export them again",
+            index.display()
         ))
     })?;
-    fs::write(&index, html).map_err(Failure::file(index))
+
+    let page = staging.join("index.html");
+    let html = fs::read_to_string(&page).map_err(Failure::file(&page))?;
+    let html = with(&html, BUILD_META, &build_id(staging)?)?;
+    let html = with(&html, WEIGHTS_LIST, &weights)?;
+    fs::write(&page, html).map_err(Failure::file(page))
 }
 
 fn optimise(toolbox: &Toolbox, engine: &str, module: &Path) -> Result<(), Failure> {
@@ -201,10 +216,29 @@ fn files(folder: &Path) -> Result<Vec<PathBuf>, Failure> {
     Ok(found)
 }
 
-fn with_build_id(html: &str, id: &str) -> Option<String> {
-    let start = html.find(BUILD_META)? + BUILD_META.len();
-    let end = start + html[start..].find('"')?;
-    Some([&html[..start], id, &html[end..]].concat())
+/// Puts `text` between the first [`begin`, `end`] of a page, in place of what stands there.
+fn with(html: &str, [begin, end]: [&str; 2], text: &str) -> Result<String, Failure> {
+    let missing =
+        || Failure::Unexpected(format!("index.html was expected to contain {begin}{end}"));
+    let (before, rest) = html.split_once(begin).ok_or_else(missing)?;
+    let (_, after) = rest.split_once(end).ok_or_else(missing)?;
+    Ok([before, begin, text, end, after].concat())
+}
+
+/// Of an index of weights what a visit needs to begin with, the default first. The addresses are
+/// those by which the page asks for the files.
+fn weights_list(index: &str) -> Option<String> {
+    let index: Value = serde_json::from_str(index).ok()?;
+    let mut models: Vec<&Value> = index["models"].as_array()?.iter().collect();
+    models.sort_by_key(|model| model["file"] != index["default"]);
+    let entries = models.into_iter().map(|model| {
+        let (file, sha256) = (model["file"].as_str()?, model["sha256"].as_str()?);
+        let url = format!("weights/{file}?v={sha256}");
+        Some(json!({ "epoch": model["epoch"], "bytes": model["bytes"], "url": url }))
+    });
+    let entries: Vec<Value> = entries.collect::<Option<_>>()?;
+    // In a page nothing that follows may look like the end of a tag.
+    Some(json!(entries).to_string().replace('<', "\\u003c"))
 }
 
 fn hexadecimal(bytes: &[u8]) -> String {
@@ -264,13 +298,34 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_build_id_replaces_what_stands_there() {
+    fn what_the_hook_knows_replaces_what_stands_there() {
         let html = "<head><meta name=\"build\" content=\"dev\"><meta name=\"x\" content=\"y\">";
         assert_eq!(
-            with_build_id(html, "c0ffee").as_deref(),
-            Some("<head><meta name=\"build\" content=\"c0ffee\"><meta name=\"x\" content=\"y\">")
+            with(html, BUILD_META, "c0ffee").unwrap(),
+            "<head><meta name=\"build\" content=\"c0ffee\"><meta name=\"x\" content=\"y\">"
         );
-        assert_eq!(with_build_id("<head></head>", "c0ffee"), None);
+        assert!(with("<head></head>", BUILD_META, "c0ffee").is_err());
+        assert!(with(html, WEIGHTS_LIST, "[]").is_err());
+    }
+
+    #[test]
+    fn the_default_weights_come_first() {
+        let index = r#"{ "default": "b.bpk", "models": [
+            { "file": "a<.bpk", "bytes": 1, "sha256": "aa", "epoch": 1, "evaluation": {} },
+            { "file": "b.bpk", "bytes": 2, "sha256": "bb", "epoch": 2, "evaluation": {} },
+            { "file": "c.bpk", "bytes": 3, "sha256": "cc", "epoch": 3, "evaluation": {} } ] }"#;
+        let list = weights_list(index).unwrap();
+        assert!(!list.contains('<'), "{list}");
+        let list: Value = serde_json::from_str(&list).unwrap();
+        assert_eq!(
+            list,
+            json!([
+                { "epoch": 2, "bytes": 2, "url": "weights/b.bpk?v=bb" },
+                { "epoch": 1, "bytes": 1, "url": "weights/a<.bpk?v=aa" },
+                { "epoch": 3, "bytes": 3, "url": "weights/c.bpk?v=cc" },
+            ])
+        );
+        assert_eq!(weights_list("{}"), None);
     }
 
     #[test]

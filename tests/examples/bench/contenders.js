@@ -77,9 +77,9 @@ async function ours(batch, onGpu, weights, question) {
       if (message[0].type === type) return message;
     }
   };
-  const address = (file) => new URL(file, location).href;
-  worker.postMessage({ engine, js: address(`engine-${engine}.js`), wasm: address(`engine-${engine}_bg.wasm`) });
-  worker.postMessage([{ type: "load", url: address(`weights/${weights.file}`), bytes: weights.bytes }]);
+  worker.postMessage({ engine });
+  const url = new URL(`weights/${weights.file}`, location).href;
+  worker.postMessage([{ type: "load", url, bytes: weights.bytes }]);
   await next("ready");
   const picture = { seed: 1, garment: "coat", sampler: "ddpm", steps: 1000, guidance: 1, count: 1 };
   const x = new Float32Array(question.x).buffer;

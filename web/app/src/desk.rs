@@ -169,6 +169,8 @@ struct Inner {
     told: Told,
     index: Option<Rc<Index>>,
     engine: Option<Engine>,
+    /// Which engine to start as soon as somebody needs one; `None` once one was started.
+    asleep: Option<EngineChoice>,
     /// Counts engines: what one said that has been given up is not listened to.
     generation: u32,
     /// Why it is the CPU.
@@ -224,6 +226,7 @@ impl Desk {
             told: Rc::new(told),
             index: None,
             engine: None,
+            asleep: None,
             generation: 0,
             reason: None,
             device: None,
@@ -238,9 +241,14 @@ impl Desk {
         })))
     }
 
-    /// Fetches the list of weights and starts the engine.
+    /// Fetches the list of weights and starts the engine; where the visitor saves data, the engine
+    /// waits until somebody has work for it.
     pub fn open(&self, choice: EngineChoice, preferred: Option<u32>) {
-        self.0.borrow_mut().preferred = preferred;
+        {
+            let mut inner = self.0.borrow_mut();
+            inner.preferred = preferred;
+            inner.asleep = Some(choice);
+        }
         let desk = self.clone();
         spawn_local(async move {
             match dom::fetch_json::<Index>("weights/index.json").await {
@@ -254,6 +262,17 @@ impl Desk {
                 )),
             }
         });
+        match dom::saves_data() {
+            true => self.tell(Notice::Status),
+            false => self.wake(),
+        }
+    }
+
+    /// Starts the engine, if nobody has yet.
+    fn wake(&self) {
+        let Some(choice) = self.0.borrow_mut().asleep.take() else {
+            return;
+        };
         let desk = self.clone();
         spawn_local(async move {
             let (kind, reason) = engine::choose(choice).await;
@@ -324,9 +343,15 @@ impl Desk {
         self.0.borrow().preferred
     }
 
-    /// Whether the page's own weights are loaded and runs may start.
+    /// Whether runs may start: the page's own weights are loaded, or will be as soon as one does.
     pub fn is_ready(&self) -> bool {
-        self.0.borrow().ready
+        let inner = self.0.borrow();
+        inner.ready || inner.asleep.is_some() && inner.index.is_some()
+    }
+
+    /// Whether a run goes on, or waits for its weights.
+    pub fn is_busy(&self) -> bool {
+        self.0.borrow().run.is_some()
     }
 
     /// Which engine there is.
@@ -339,6 +364,11 @@ impl Desk {
         let inner = self.0.borrow();
         if let Some(device) = &inner.device {
             return Some(device.clone());
+        }
+        if inner.asleep.is_some() {
+            let saving = "This browser saves data: the network, 2 to 5 MB, is fetched when you \
+                          start something.";
+            return Some(saving.to_owned());
         }
         let which = match inner.engine.as_ref()?.kind {
             EngineKind::WebGpu => "WebGPU engine",
@@ -386,6 +416,7 @@ impl Desk {
             });
             number
         };
+        self.wake();
         self.go_on();
         Run {
             number,
@@ -450,6 +481,7 @@ impl Desk {
                 answer: sender,
             });
         }
+        self.wake();
         self.go_on();
         answer.await.unwrap_or(Err(End::Taken))
     }
@@ -480,19 +512,27 @@ impl Desk {
                 received,
                 total,
             } => {
-                let download = Download {
-                    part,
-                    received,
-                    total: total.filter(|total| *total >= received),
-                };
                 let place = usize::from(part == Part::Weights);
-                self.0.borrow_mut().downloads[place] = Some(download);
+                {
+                    let download = &mut self.0.borrow_mut().downloads[place];
+                    // The engine counts once more what was fetched for it before it was there.
+                    let before = download.as_ref().map_or(0.0, |download| download.received);
+                    let received = received.max(before);
+                    *download = Some(Download {
+                        part,
+                        received,
+                        total: total.filter(|total| *total >= received),
+                    });
+                }
                 self.tell(Notice::Status);
             }
             Event::Busy { message } => {
                 let quiet = {
                     let mut inner = self.0.borrow_mut();
-                    inner.downloads = [None, None];
+                    // The engine works while its weights are on their way.
+                    for download in &mut inner.downloads {
+                        download.take_if(|d| d.total.is_none_or(|total| d.received >= total));
+                    }
                     inner.ready
                 };
                 // Other weights for a figure's job are no news for the page.

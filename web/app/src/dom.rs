@@ -195,6 +195,11 @@ pub fn media(query: &str) -> bool {
         .is_some_and(|list| list.matches())
 }
 
+/// Whether the visitor has asked their browser to save data.
+pub fn saves_data() -> bool {
+    get(&get(&window().navigator(), "connection"), "saveData").is_truthy()
+}
+
 /// A property, or undefined where there is none to be had.
 pub fn get(object: &JsValue, key: &str) -> JsValue {
     Reflect::get(object, &key.into()).unwrap_or(JsValue::UNDEFINED)

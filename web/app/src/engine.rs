@@ -4,6 +4,7 @@ use js_sys::{Array, Float32Array, Object, Reflect};
 use protocol::{EngineKind, ErrorCode, Event, Request, adapter};
 use serde::de::DeserializeOwned;
 use wasm_bindgen::{JsCast, prelude::*};
+use wasm_bindgen_futures::spawn_local;
 use web_sys::{ErrorEvent, MessageEvent, Worker, WorkerOptions, WorkerType};
 
 use crate::{
@@ -69,15 +70,17 @@ impl Engine {
         build: &str,
         told: impl Fn(Event, Vec<Vec<f32>>) + Clone + 'static,
     ) -> Result<Self, String> {
-        let name = match kind {
-            EngineKind::WebGpu => "engine-webgpu",
-            EngineKind::Cpu => "engine-cpu",
+        let early = Early::take(kind);
+        let worker = match &early {
+            Some(early) => early.worker.clone(),
+            None => {
+                let options = WorkerOptions::new();
+                options.set_type(WorkerType::Module);
+                let address = absolute(&format!("worker.js?v={build}"));
+                Worker::new_with_options(&address, &options)
+                    .map_err(|error| unable(&words(&error)))?
+            }
         };
-        let options = WorkerOptions::new();
-        options.set_type(WorkerType::Module);
-        let address = absolute(&format!("worker.js?v={build}"));
-        let worker =
-            Worker::new_with_options(&address, &options).map_err(|error| unable(&words(&error)))?;
 
         let on_message = Closure::<dyn FnMut(MessageEvent)>::new({
             let told = told.clone();
@@ -108,17 +111,22 @@ impl Engine {
         worker.set_onerror(Some(on_error.as_ref().unchecked_ref()));
         worker.set_onmessageerror(Some(on_error.as_ref().unchecked_ref()));
 
-        let start = Object::new();
-        for (key, value) in [
-            ("engine", name.trim_start_matches("engine-").to_owned()),
-            ("js", absolute(&format!("{name}.js?v={build}"))),
-            ("wasm", absolute(&format!("{name}_bg.wasm?v={build}"))),
-        ] {
-            let _ = Reflect::set(&start, &key.into(), &value.into());
+        if !early.as_ref().is_some_and(|early| early.engine_asked) {
+            let start = Object::new();
+            let _ = Reflect::set(&start, &"engine".into(), &kind.slug().into());
+            worker
+                .post_message(&start)
+                .map_err(|error| unable(&words(&error)))?;
         }
-        worker
-            .post_message(&start)
-            .map_err(|error| unable(&words(&error)))?;
+        if let Some(early) = early {
+            let worker = worker.clone();
+            // Once this engine is the desk's.
+            spawn_local(async move {
+                for event in early.heard.iter() {
+                    let _ = worker.dispatch_event(event.unchecked_ref());
+                }
+            });
+        }
         Ok(Self {
             kind,
             worker,
@@ -146,6 +154,37 @@ impl Drop for Engine {
         self.worker.set_onerror(None);
         self.worker.set_onmessageerror(None);
         self.worker.terminate();
+    }
+}
+
+/// What `early.js` has begun before this program was there.
+struct Early {
+    worker: Worker,
+    /// Whether the worker has been told which engine to start: this one.
+    engine_asked: bool,
+    /// The worker's events so far.
+    heard: Array,
+}
+
+impl Early {
+    /// Once, for the first engine; `None` where nothing was begun, or another engine.
+    fn take(kind: EngineKind) -> Option<Self> {
+        let early = get(&window(), "early");
+        let worker: Worker = get(&early, "worker").dyn_into().ok()?;
+        let _ = Reflect::delete_property(&window(), &"early".into());
+        let engine = get(&early, "engine").as_string();
+        if engine
+            .as_deref()
+            .is_some_and(|engine| engine != kind.slug())
+        {
+            worker.terminate();
+            return None;
+        }
+        Some(Self {
+            worker,
+            engine_asked: engine.is_some(),
+            heard: get(&early, "heard").dyn_into().ok()?,
+        })
     }
 }
 

@@ -7,7 +7,7 @@ use std::{
 
 use fashion_ddpm::{BetaSchedule, NoiseSchedule};
 use js_sys::{Array, Object, Reflect};
-use protocol::{EngineKind, ErrorCode, Model, Part};
+use protocol::{ErrorCode, Model, Part};
 use serde::Serialize;
 use wasm_bindgen::{JsCast, prelude::*};
 use wasm_bindgen_futures::{JsFuture, spawn_local};
@@ -221,16 +221,15 @@ impl Page {
                 model,
             } => {
                 let ready = dom::plain(&Ready {
-                    engine: match engine {
-                        EngineKind::WebGpu => "webgpu",
-                        EngineKind::Cpu => "cpu",
-                    },
+                    engine: engine.slug(),
                     adapter: &adapter,
                     model: &model,
                 });
                 let first = self.0.model.borrow_mut().replace(model).is_none();
                 if !first || !self.0.status.starts_with("The link") {
-                    self.say("Ready.");
+                    // Where data are saved, a run has been waiting for this.
+                    let busy = self.desk().is_busy();
+                    self.say(if busy { "Sampling." } else { "Ready." });
                 }
                 self.work_offline();
                 dom::dispatch("ddpm:ready", &ready);
@@ -269,12 +268,10 @@ impl Page {
             dom::absolute(&format!("worker.js?v={build}")),
         ];
         if let Some(engine) = self.desk().engine() {
-            let name = match engine {
-                EngineKind::WebGpu => "engine-webgpu",
-                EngineKind::Cpu => "engine-cpu",
-            };
-            used.push(dom::absolute(&format!("{name}.js?v={build}")));
-            used.push(dom::absolute(&format!("{name}_bg.wasm?v={build}")));
+            for end in [".js", "_bg.wasm"] {
+                let file = format!("engine-{}{end}?v={build}", engine.slug());
+                used.push(dom::absolute(&file));
+            }
         }
         if let Some(index) = self.desk().index() {
             let mine = |weights: &&desk::Weights| Some(weights.epoch) == self.state().epoch;

@@ -22,6 +22,16 @@ pub enum EngineKind {
     Cpu,
 }
 
+impl EngineKind {
+    /// The word for it in links, messages and names of files.
+    pub fn slug(self) -> &'static str {
+        match self {
+            Self::WebGpu => "webgpu",
+            Self::Cpu => "cpu",
+        }
+    }
+}
+
 /// What decides a picture; the weights are chosen by [`Request::Load`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

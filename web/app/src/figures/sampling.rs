@@ -663,7 +663,9 @@ impl Sampling {
         elements.save_image.set_disabled(!frames);
         elements.save_gif.set_disabled(phase != Phase::Over);
         elements.epoch.set_disabled(
-            self.page.desk().index().is_none() || self.page.desk().engine().is_none() || busy,
+            self.page.desk().index().is_none()
+                || !(ready || self.page.desk().engine().is_some())
+                || busy,
         );
         for control in [
             &elements.playback,
