@@ -4,14 +4,57 @@ use std::{cell::RefCell, rc::Rc};
 
 use fashion_ddpm::{
     Projection,
-    gallery::{self, Gallery, GalleryFile, Index},
+    gallery::{
+        self, BranchPoint, Branches, Gallery, GalleryFile, Index, NeighboursNote, ProjectionNote,
+    },
 };
 use js_sys::{Array, Function, Promise, Reflect, Uint8Array};
 use wasm_bindgen::{JsCast, JsValue};
 use wasm_bindgen_futures::JsFuture;
 use web_sys::HtmlProgressElement;
 
-use crate::dom::{self, fetch_bytes, find, get, words};
+use crate::{
+    dom::{self, fetch_bytes, find, get, words},
+    plain::plain_struct,
+};
+
+plain_struct!(Index {
+    test,
+    map,
+    projection,
+    neighbours,
+    branches,
+    training_sha256,
+    test_sha256
+});
+plain_struct!(GalleryFile {
+    file,
+    bytes,
+    sha256,
+    images
+});
+plain_struct!(ProjectionNote {
+    method,
+    images,
+    explained_variance
+});
+plain_struct!(NeighboursNote {
+    votes,
+    test_images,
+    accuracy,
+    median_distance
+});
+plain_struct!(Branches {
+    weights_sha256,
+    epoch,
+    sampler,
+    steps,
+    runs,
+    seed,
+    by_chance,
+    points
+});
+plain_struct!(BranchPoint { t, kept });
 
 /// The map: training images, and where pictures lie in the plane.
 #[derive(Debug)]

@@ -10,16 +10,15 @@
 use std::{cell::RefCell, fmt, rc::Rc};
 
 use futures_channel::{mpsc, oneshot};
+use js_sys::{Array, Object};
 use protocol::{EngineKind, ErrorCode, Event, Model, Part, Picture, Request, Start, StepInfo};
-use serde::{
-    Deserialize, Deserializer,
-    de::{MapAccess, Visitor},
-};
+use wasm_bindgen::{JsCast, JsValue};
 use wasm_bindgen_futures::spawn_local;
 
 use crate::{
     dom,
     engine::{self, Engine},
+    plain::{Plain, plain_struct},
     state::EngineChoice,
     store::PIXELS,
 };
@@ -34,38 +33,42 @@ pub type Weights = fashion_ddpm::index::IndexEntry<Evaluations>;
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Evaluations(pub Vec<(String, Evaluation)>);
 
-impl<'de> Deserialize<'de> for Evaluations {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Pairs;
-        impl<'de> Visitor<'de> for Pairs {
-            type Value = Evaluations;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("evaluations by their names")
-            }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Evaluations, A::Error> {
-                let mut pairs = Vec::new();
-                while let Some(pair) = map.next_entry()? {
-                    pairs.push(pair);
-                }
-                Ok(Evaluations(pairs))
-            }
-        }
-        deserializer.deserialize_map(Pairs)
+impl Plain for Evaluations {
+    fn read(value: &JsValue) -> Option<Self> {
+        let Some(value) = Object::try_from(value) else {
+            return value.is_undefined().then(Self::default);
+        };
+        let pair = |pair: JsValue| {
+            let pair: Array = pair.unchecked_into();
+            Some((String::read(&pair.get(0))?, Evaluation::read(&pair.get(1))?))
+        };
+        let pairs = Object::entries(value).into_iter().map(pair);
+        pairs.collect::<Option<_>>().map(Self)
     }
 }
 
+plain_struct!(Index { default, models });
+plain_struct!(Weights {
+    file,
+    bytes,
+    sha256,
+    epoch,
+    evaluation
+});
+plain_struct!(Evaluation { count, suspicious });
+plain_struct!(Estimate { value, interval });
+
 /// As much of an evaluation as the page quotes.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Evaluation {
     /// How many samples were judged.
     pub count: u32,
     /// The share of them nearer to a training image, of all there are, than 99 % of the test images.
-    #[serde(default)]
     pub suspicious: Option<Estimate>,
 }
 
 /// A figure of an evaluation.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Estimate {
     /// The figure itself.
     pub value: f64,

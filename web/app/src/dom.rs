@@ -1,7 +1,7 @@
 //! The border with the browser: finding, changing, listening, asking.
 
 use js_sys::{Array, Reflect, Uint8Array};
-use serde::{Serialize, de::DeserializeOwned};
+use serde::Serialize;
 use wasm_bindgen::{JsCast, prelude::*};
 use wasm_bindgen_futures::JsFuture;
 use web_sys::{
@@ -9,6 +9,8 @@ use web_sys::{
     HtmlAnchorElement, IntersectionObserver, IntersectionObserverEntry, IntersectionObserverInit,
     RequestCache, RequestInit, Url,
 };
+
+use crate::plain::Plain;
 
 /// The browser's window.
 ///
@@ -93,8 +95,8 @@ pub fn after(milliseconds: i32, callback: impl FnOnce() + 'static) {
 }
 
 /// Reads JSON; `None` where it is none, or other than expected.
-pub fn parse_json<T: DeserializeOwned>(text: &str) -> Option<T> {
-    serde_wasm_bindgen::from_value(js_sys::JSON::parse(text).ok()?).ok()
+pub fn parse_json<T: Plain>(text: &str) -> Option<T> {
+    T::read(&js_sys::JSON::parse(text).ok()?)
 }
 
 /// Calls back once, when the element comes within a screen of what is seen.
@@ -246,7 +248,13 @@ pub fn absolute(address: &str) -> String {
 ///
 /// # Errors
 /// What went wrong, as the end of a sentence.
-pub async fn fetch_json<T: DeserializeOwned>(address: &str) -> Result<T, String> {
+pub async fn fetch_json<T: Plain>(address: &str) -> Result<T, String> {
+    let json = fetch_any_json(address).await?;
+    T::read(&json).ok_or_else(|| "it is no such list".to_owned())
+}
+
+/// [`fetch_json`], once for all that it may hold.
+async fn fetch_any_json(address: &str) -> Result<JsValue, String> {
     let options = RequestInit::new();
     options.set_cache(RequestCache::NoCache);
     let response = JsFuture::from(window().fetch_with_str_and_init(address, &options))
@@ -256,8 +264,7 @@ pub async fn fetch_json<T: DeserializeOwned>(address: &str) -> Result<T, String>
     if !response.ok() {
         return Err(format!("the server answered {}", response.status()));
     }
-    let json = async { JsFuture::from(response.json()?).await }
+    async { JsFuture::from(response.json()?).await }
         .await
-        .map_err(|error| format!("it is no JSON: {}", words(&error)))?;
-    serde_wasm_bindgen::from_value(json).map_err(|error| format!("it is no such list: {error}"))
+        .map_err(|error| format!("it is no JSON: {}", words(&error)))
 }

@@ -1,14 +1,14 @@
 //! Chooses an engine, starts it in a worker and talks to it.
 
 use js_sys::{Array, Float32Array, Object, Reflect};
-use protocol::{EngineKind, ErrorCode, Event, Request, adapter};
-use serde::de::DeserializeOwned;
+use protocol::{EngineKind, ErrorCode, Event, Model, Part, Request, StepInfo, adapter};
 use wasm_bindgen::{JsCast, prelude::*};
 use wasm_bindgen_futures::spawn_local;
 use web_sys::{ErrorEvent, MessageEvent, Worker, WorkerOptions, WorkerType};
 
 use crate::{
     dom::{absolute, get, plain, window, words},
+    plain::{Plain, field},
     state::EngineChoice,
 };
 
@@ -189,57 +189,85 @@ impl Early {
 }
 
 /// An event of the engine, in the shape that `protocol` gives it; `None` where it is another one.
-///
-/// By hand, because the derived reading of an enum that names its variant inside is a tenth of this
-/// program: it has to keep whatever comes before it knows the variant.
 fn read(event: &JsValue) -> Option<Event> {
-    fn part<T: DeserializeOwned>(event: &JsValue, key: &str) -> Option<T> {
-        serde_wasm_bindgen::from_value(get(event, key)).ok()
-    }
-    let number = |key| get(event, key).as_f64();
-    let word = |key| get(event, key).as_string();
-    let whole = |key| number(key).map(|number| number as u32);
-    Some(match word("type")?.as_str() {
+    Some(match field::<String>(event, "type")?.as_str() {
         "progress" => Event::Progress {
-            part: part(event, "part")?,
-            received: number("received")?,
-            total: number("total"),
+            part: field(event, "part")?,
+            received: field(event, "received")?,
+            total: field(event, "total")?,
         },
         "busy" => Event::Busy {
-            message: word("message")?,
+            message: field(event, "message")?,
         },
         "ready" => Event::Ready {
-            engine: part(event, "engine")?,
-            adapter: word("adapter")?,
-            software: get(event, "software").as_bool()?,
-            model: part(event, "model")?,
+            engine: field(event, "engine")?,
+            adapter: field(event, "adapter")?,
+            software: field(event, "software")?,
+            model: field(event, "model")?,
         },
         "started" => Event::Started {
-            run: whole("run")?,
-            steps: part(event, "steps")?,
+            run: field(event, "run")?,
+            steps: field(event, "steps")?,
         },
         "frames" => Event::Frames {
-            run: whole("run")?,
-            first: whole("first")?,
-            count: whole("count")?,
+            run: field(event, "run")?,
+            first: field(event, "first")?,
+            count: field(event, "count")?,
         },
         "done" => Event::Done {
-            run: whole("run")?,
-            elapsed_ms: number("elapsedMs")?,
+            run: field(event, "run")?,
+            elapsed_ms: field(event, "elapsedMs")?,
         },
-        "stopped" => Event::Stopped { run: whole("run")? },
+        "stopped" => Event::Stopped {
+            run: field(event, "run")?,
+        },
         "explained" => Event::Explained {
-            run: whole("run")?,
-            index: whole("index")?,
+            run: field(event, "run")?,
+            index: field(event, "index")?,
         },
         "error" => Event::Error {
-            code: part(event, "code")?,
-            message: word("message")?,
-            fatal: get(event, "fatal").as_bool()?,
+            code: field(event, "code")?,
+            message: field(event, "message")?,
+            fatal: field(event, "fatal")?,
         },
         _ => return None,
     })
 }
+
+impl Plain for Model {
+    fn read(model: &JsValue) -> Option<Self> {
+        Some(Self {
+            epoch: field(model, "epoch")?,
+            timesteps: field(model, "timesteps")?,
+            schedule: field(model, "schedule")?,
+            parameters: field(model, "parameters")?,
+            images_seen: field(model, "imagesSeen")?,
+            sha256: field(model, "sha256")?,
+        })
+    }
+}
+
+impl Plain for StepInfo {
+    fn read(step: &JsValue) -> Option<Self> {
+        Some(Self {
+            t: field(step, "t")?,
+            sqrt_alpha_cumprod: field(step, "sqrtAlphaCumprod")?,
+            sqrt_one_minus_alpha_cumprod: field(step, "sqrtOneMinusAlphaCumprod")?,
+        })
+    }
+}
+
+/// Words of `protocol`.
+macro_rules! plain_words {
+    ($($name:ty),*) => {
+        $(impl Plain for $name {
+            fn read(word: &JsValue) -> Option<Self> {
+                Self::ALL.into_iter().find(|one| word == one.slug())
+            }
+        })*
+    };
+}
+plain_words!(EngineKind, Part, ErrorCode);
 
 fn fatal(message: &str) -> Event {
     Event::Error {

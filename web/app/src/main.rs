@@ -19,7 +19,7 @@
 //! - `benchmark`: how fast it is on the visitor's machine
 //! - `lecture`: one figure at a time, on a projector
 //! - `data`: real garments, fetched when they are needed
-//! - `canvas`, `pen`, `dom`: the border with the browser
+//! - `canvas`, `pen`, `dom`, `plain`: the border with the browser
 //!
 //! The first eleven touch no browser and are tested natively.
 
@@ -57,6 +57,8 @@ mod lecture;
 mod page;
 #[cfg(target_arch = "wasm32")]
 mod pen;
+#[cfg(target_arch = "wasm32")]
+mod plain;
 #[cfg(target_arch = "wasm32")]
 mod plot;
 

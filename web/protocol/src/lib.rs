@@ -23,6 +23,9 @@ pub enum EngineKind {
 }
 
 impl EngineKind {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::WebGpu, Self::Cpu];
+
     /// The word for it in links, messages and names of files.
     pub fn slug(self) -> &'static str {
         match self {
@@ -214,6 +217,19 @@ pub enum Part {
     Weights,
 }
 
+impl Part {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Engine, Self::Weights];
+
+    /// The word for it in messages.
+    pub fn slug(self) -> &'static str {
+        match self {
+            Self::Engine => "engine",
+            Self::Weights => "weights",
+        }
+    }
+}
+
 /// The numbers of one step: with them x-hat-0 follows from x_t and the predicted noise.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -264,6 +280,32 @@ pub enum ErrorCode {
     Picture,
 }
 
+impl ErrorCode {
+    /// All of them.
+    pub const ALL: [Self; 7] = [
+        Self::Engine,
+        Self::WeightsMissing,
+        Self::WeightsInvalid,
+        Self::Adapter,
+        Self::SelfCheck,
+        Self::DeviceLost,
+        Self::Picture,
+    ];
+
+    /// The word for it in messages and events.
+    pub fn slug(self) -> &'static str {
+        match self {
+            Self::Engine => "engine",
+            Self::WeightsMissing => "weights-missing",
+            Self::WeightsInvalid => "weights-invalid",
+            Self::Adapter => "adapter",
+            Self::SelfCheck => "self-check",
+            Self::DeviceLost => "device-lost",
+            Self::Picture => "picture",
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -305,5 +347,20 @@ mod tests {
         );
         let error = serde_json::to_value(ErrorCode::WeightsInvalid).unwrap();
         assert_eq!(error, "weights-invalid");
+    }
+
+    /// One side writes these words by serde, the other reads them by `slug`.
+    #[test]
+    fn words_are_written_as_they_are_read() {
+        let word = |value: serde_json::Value| value.as_str().unwrap().to_owned();
+        for kind in EngineKind::ALL {
+            assert_eq!(word(serde_json::to_value(kind).unwrap()), kind.slug());
+        }
+        for part in Part::ALL {
+            assert_eq!(word(serde_json::to_value(part).unwrap()), part.slug());
+        }
+        for code in ErrorCode::ALL {
+            assert_eq!(word(serde_json::to_value(code).unwrap()), code.slug());
+        }
     }
 }

@@ -2,7 +2,6 @@
 
 use std::{cell::RefCell, rc::Rc};
 
-use serde::Deserialize;
 use web_sys::{Element, HtmlCanvasElement};
 
 use super::{note, on_press};
@@ -12,15 +11,18 @@ use crate::{
     desk::{End, Job},
     dom::{self, find, set_text},
     page::Page,
+    plain::plain_struct,
     plot::Plot,
 };
 
 /// A line of `weights/log.jsonl`, as far as the curve needs it.
-#[derive(Debug, Deserialize)]
+#[derive(Debug)]
 struct Epoch {
     epoch: u32,
     loss: f64,
 }
+
+plain_struct!(Epoch { epoch, loss });
 
 /// Starts the figure: its pictures when the list of weights is there, its curve when the log is.
 ///
