@@ -7,6 +7,8 @@
 //! added to its channels; at sampling time these vectors are a table with one row a timestep, and
 //! the embedding layers need not run at all.
 
+use std::fmt;
+
 use burn::{
     module::{Initializer, Module, ModuleMapper, Param},
     nn::{
@@ -58,6 +60,139 @@ impl Default for UNetConfig {
             attention: vec![false, true],
             groups: 8,
             classes: 10,
+        }
+    }
+}
+
+/// A part of a forward pass that is one launch on a GPU: a kernel of `kernels`, and its lengths.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// `conv2d_around`.
+    Convolution {
+        /// In and out.
+        channels: [usize; 2],
+        /// Of the images it reads and of those it makes.
+        widths: [usize; 2],
+        /// Width of the kernel.
+        kernel: usize,
+        /// Whether the block's input is added.
+        residual: bool,
+        /// Channels of the block's input that are convolved 1 x 1 and added; 0 where none are.
+        shortcut: usize,
+    },
+    /// `concat_group_norm_silu`.
+    Norm {
+        /// Of all inputs together.
+        channels: usize,
+        /// Of the images.
+        width: usize,
+    },
+    /// `attention`.
+    Attention {
+        /// Of the images; queries, keys and values have three times as many.
+        channels: usize,
+        /// Of the images.
+        width: usize,
+    },
+}
+
+impl Part {
+    /// The name of the kernel.
+    pub fn kernel(&self) -> &'static str {
+        match self {
+            Self::Convolution { .. } => "conv2d",
+            Self::Norm { .. } => "group_norm_silu",
+            Self::Attention { .. } => "attention",
+        }
+    }
+
+    /// Multiplications for one image; a normalisation's few are not counted.
+    pub fn multiplications(&self) -> u64 {
+        let count = match *self {
+            Self::Convolution {
+                channels: [channels_in, channels_out],
+                widths: [_, width],
+                kernel,
+                shortcut,
+                ..
+            } => (channels_in * kernel.pow(2) + shortcut) * channels_out * width.pow(2),
+            Self::Norm { .. } => 0,
+            // Scores and mixture, a product of all places with all places each, and the projection.
+            Self::Attention { channels, width } => {
+                (2 * width.pow(2) + channels) * channels * width.pow(2)
+            }
+        };
+        count as u64
+    }
+
+    /// Weights and biases.
+    pub fn weights(&self) -> u64 {
+        let count = match *self {
+            Self::Convolution {
+                channels: [channels_in, channels_out],
+                kernel,
+                shortcut,
+                ..
+            } => (channels_in * kernel.pow(2) + shortcut + 1) * channels_out,
+            Self::Norm { channels, .. } => 2 * channels,
+            Self::Attention { channels, .. } => (channels + 1) * channels,
+        };
+        count as u64
+    }
+
+    /// Values that it reads and writes for one image, each once.
+    pub fn values(&self) -> u64 {
+        let count = match *self {
+            Self::Convolution {
+                channels: [channels_in, channels_out],
+                widths: [width_in, width],
+                residual,
+                shortcut,
+                ..
+            } => {
+                let added = if residual { channels_out } else { shortcut };
+                channels_in * width_in.pow(2) + (channels_out + added) * width.pow(2)
+            }
+            Self::Norm { channels, width } => 2 * channels * width.pow(2),
+            // The image, queries, keys and values, and the result.
+            Self::Attention { channels, width } => 5 * channels * width.pow(2),
+        };
+        count as u64
+    }
+}
+
+impl fmt::Display for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = self.kernel();
+        match self {
+            Self::Convolution {
+                channels: [channels_in, channels_out],
+                widths: [width_in, width],
+                kernel,
+                residual,
+                shortcut,
+            } => {
+                write!(
+                    f,
+                    "{name} {kernel} x {kernel}, {channels_in} to {channels_out} at {width} x {width}"
+                )?;
+                if width_in > width {
+                    write!(f, ", halving")?;
+                }
+                if width_in < width {
+                    write!(f, ", doubling")?;
+                }
+                if *residual {
+                    write!(f, ", residual")?;
+                }
+                if *shortcut > 0 {
+                    write!(f, ", shortcut of {shortcut}")?;
+                }
+                Ok(())
+            }
+            Self::Norm { channels, width } | Self::Attention { channels, width } => {
+                write!(f, "{name} {channels} at {width} x {width}")
+            }
         }
     }
 }
@@ -118,73 +253,94 @@ impl UNetConfig {
     /// Multiplications of a forward pass of one image, in convolutions and attention. The embedding
     /// is not counted: at sampling time it is a table.
     pub fn multiplications(&self) -> u64 {
-        let conv = |channels_in: usize, channels_out: usize, kernel: usize, width: usize| {
-            (channels_in * channels_out * (kernel * width).pow(2)) as u64
+        self.parts().iter().map(Part::multiplications).sum()
+    }
+
+    /// Launches of a step of sampling with our own kernels on a GPU, without guidance: one for each
+    /// part, and the reverse step.
+    pub fn launches(&self) -> usize {
+        self.parts().len() + 1
+    }
+
+    /// What a forward pass consists of, in order. A shortcut's 1 x 1 convolution, a concatenation
+    /// and a doubling are part of what reads them.
+    pub fn parts(&self) -> Vec<Part> {
+        let conv = |channels_in, channels_out, widths: [usize; 2]| Part::Convolution {
+            channels: [channels_in, channels_out],
+            widths,
+            kernel: 3,
+            residual: false,
+            shortcut: 0,
         };
-        let attention = |channels: usize, width: usize| {
-            // Scores and mixture: a product of all places with all places each.
-            let products = 2 * (channels * width.pow(4)) as u64;
-            conv(channels, 4 * channels, 1, width) + products
-        };
-        let block = |channels_in: usize, channels_out: usize, attended: bool, width: usize| {
-            let skip = if channels_in == channels_out { 0 } else { 1 };
-            conv(channels_in, channels_out, 3, width)
-                + conv(channels_out, channels_out, 3, width)
-                + skip * conv(channels_in, channels_out, 1, width)
-                + if attended {
-                    attention(channels_out, width)
-                } else {
-                    0
-                }
+        let block = |channels_in, channels, attended, width| {
+            let changes = channels_in != channels;
+            let attention = [
+                Part::Norm { channels, width },
+                Part::Convolution {
+                    channels: [channels, 3 * channels],
+                    widths: [width; 2],
+                    kernel: 1,
+                    residual: false,
+                    shortcut: 0,
+                },
+                Part::Attention { channels, width },
+            ];
+            let residual = [
+                Part::Norm {
+                    channels: channels_in,
+                    width,
+                },
+                conv(channels_in, channels, [width; 2]),
+                Part::Norm { channels, width },
+                Part::Convolution {
+                    channels: [channels; 2],
+                    widths: [width; 2],
+                    kernel: 3,
+                    residual: !changes,
+                    shortcut: if changes { channels_in } else { 0 },
+                },
+            ];
+            let attention = attention.into_iter().filter(move |_| attended);
+            residual.into_iter().chain(attention)
         };
         let folded = self.pixel_unshuffle.pow(2);
         let first = self.image_size / self.pixel_unshuffle;
         let mut channels = self.channels[0];
-        let mut sum = conv(folded, channels, 3, first);
+        let mut parts = vec![conv(folded, channels, [first; 2])];
         let mut skips = Vec::new();
         for (level, &level_channels) in self.channels.iter().enumerate() {
             let width = first >> level;
             for _ in 0..self.blocks {
-                sum += block(channels, level_channels, self.attention[level], width);
+                let attended = self.attention[level];
+                parts.extend(block(channels, level_channels, attended, width));
                 channels = level_channels;
                 skips.push(channels);
             }
             if level + 1 < self.channels.len() {
-                sum += conv(channels, channels, 3, width / 2);
+                parts.push(conv(channels, channels, [width, width / 2]));
             }
         }
         let last = first >> (self.channels.len() - 1);
-        sum += block(channels, channels, true, last) + block(channels, channels, false, last);
+        parts.extend(block(channels, channels, true, last));
+        parts.extend(block(channels, channels, false, last));
         for (level, &level_channels) in self.channels.iter().enumerate().rev() {
             let width = first >> level;
             for _ in 0..self.blocks {
-                let skip = skips.pop().unwrap_or_default();
-                sum += block(
-                    channels + skip,
-                    level_channels,
-                    self.attention[level],
-                    width,
-                );
+                let both = channels + skips.pop().unwrap_or_default();
+                let attended = self.attention[level];
+                parts.extend(block(both, level_channels, attended, width));
                 channels = level_channels;
             }
             if level > 0 {
-                sum += conv(channels, channels, 3, width * 2);
+                parts.push(conv(channels, channels, [width, 2 * width]));
             }
         }
-        sum + conv(channels, folded, 3, first)
-    }
-
-    /// Launches of a step of sampling with our own kernels on a GPU, without guidance: a shortcut's
-    /// 1 x 1 convolution, a concatenation and a doubling are part of the kernel that reads them.
-    pub fn launches(&self) -> usize {
-        let levels = self.channels.len();
-        let blocks = 2 * levels * self.blocks + 2;
-        let attended = self.attention.iter().filter(|on| **on).count();
-        let attentions = 2 * attended * self.blocks + 1;
-        let (stem, head, reverse_step) = (1, 2, 1);
-        let resamplings = 2 * (levels - 1);
-        // Norm and convolution, twice; norm, convolution and attention.
-        stem + 4 * blocks + 3 * attentions + resamplings + head + reverse_step
+        parts.push(Part::Norm {
+            channels,
+            width: first,
+        });
+        parts.push(conv(channels, folded, [first; 2]));
+        parts
     }
 
     /// A network with fresh weights, whose first prediction is zero.
@@ -767,6 +923,32 @@ mod tests {
         let up = 3 * narrow + 128 * 64 * 49 + attention + wide + 3 * wide + 128 * 64 * 196;
         let expected = stem_and_head + down + middle + up;
         assert_eq!(UNetConfig::default().multiplications(), expected);
+    }
+
+    /// The parts know as many weights as a network has, without those of its embedding, and with
+    /// the biases of the ways around, which add up with others once and for all.
+    #[test]
+    fn weights_of_the_parts_are_those_of_the_network() {
+        let device = kernels::cpu();
+        for channels in [vec![64, 64], vec![8, 16]] {
+            let config = UNetConfig {
+                channels,
+                ..UNetConfig::default()
+            };
+            let unet = config.init(&device);
+            let embedding = unet.embed_time_in.num_params()
+                + unet.embed_time_out.num_params()
+                + unet.embed_label.num_params()
+                + unet.embed_shifts.num_params();
+            let blocks = unet.down.iter().chain(&unet.up).flat_map(|l| &l.blocks);
+            let skips = blocks.filter_map(|block| block.skip.as_ref());
+            let merged: usize = skips
+                .filter_map(|skip| skip.bias.as_ref())
+                .map(|bias| bias.num_params())
+                .sum();
+            let sum: u64 = config.parts().iter().map(Part::weights).sum();
+            assert_eq!(sum as usize, unet.num_params() - embedding - merged);
+        }
     }
 
     /// What the page's test counts in a browser: 19 convolutions, 16 normalisations, 3 attentions,
