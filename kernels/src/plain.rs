@@ -1,6 +1,7 @@
 //! The plain twins: the same functions in Burn's own operations, for every backend.
 //!
-//! They say what the fast ones mean; the tests compare the two, gradients included.
+//! They say what the fast ones mean; the tests compare the two, gradients included, and for GPUs
+//! `examples/twins` does so in the browser.
 
 use burn::tensor::{
     Tensor,

@@ -10,6 +10,7 @@ use std::{
     ffi::OsStr,
     fs,
     io::{BufRead, BufReader},
+    path::PathBuf,
     process::{Command, Stdio},
     time::{Duration, Instant},
 };
@@ -26,19 +27,22 @@ const NATIVE: [&str; 4] = ["--release", "--workspace", "--exclude", "engine"];
 /// The devices the trainer knows, for what is checked and not run.
 const DEVICES: [&str; 2] = ["--features", "trainer/cuda,trainer/wgpu"];
 
-/// The page's crates, with all engines at once.
-const BROWSER: [&str; 10] = [
+/// The engines, both at once, and their kernels: the same Burn as the page's.
+const ENGINES: [&str; 10] = [
     "--profile",
     "web",
     "--target",
-    "wasm32-unknown-unknown",
-    "--package",
-    "app",
+    setup::WASM,
     "--package",
     "engine",
+    "--package",
+    "kernels",
     "--features",
     "engine/cpu,engine/webgpu",
 ];
+
+/// The example of `kernels` that compares each with its plain twin.
+const TWINS: &str = "twins";
 
 const DENY_WARNINGS: [&str; 3] = ["--", "-D", "warnings"];
 
@@ -70,32 +74,31 @@ fn run_all(toolbox: &mut Toolbox, report: &mut Report) -> Result<(), Failure> {
             .arg("--all-targets")
             .args(DENY_WARNINGS))
     })?;
-    // The kernels for GPUs, and the program that times them, are compiled nowhere else.
     report.phase("clippy for the browser", || {
         run(browser(cargo(toolbox, "clippy"), toolbox)
-            .args(["--package", "kernels", "--lib", "--bins", "--examples"])
+            .args(["--package", "app", "--lib", "--bins", "--examples"])
             .args(DENY_WARNINGS))
     })?;
     report.phase("docs", || {
         let mut native = cargo(toolbox, "doc");
         let mut web = browser(cargo(toolbox, "doc"), toolbox);
         without_llvm(&mut native).args(NATIVE).args(DEVICES);
+        web.args(["--package", "app"]);
         for doc in [&mut native, &mut web] {
             run(doc.arg("--no-deps").env("RUSTDOCFLAGS", "-D warnings"))?;
         }
         Ok(())
     })?;
     report.phase("page", || page::build(toolbox, OsStr::new("./")))?;
+    let twins = report.phase("kernels for the browser", || twins(toolbox))?;
 
     let mut tests = cargo(toolbox, "test");
     tests
         .args(NATIVE)
         .arg("--no-default-features")
         .env("FASHION_DDPM_DIST", page::dist(toolbox))
-        .env(
-            "FASHION_DDPM_WASM_DIR",
-            toolbox.target.join("wasm32-unknown-unknown").join("web"),
-        )
+        .env("FASHION_DDPM_WASM_DIR", page::modules(toolbox))
+        .env("FASHION_DDPM_TWINS", twins)
         .env("FASHION_DDPM_CHROMIUM", browsers.chromium)
         .env("FASHION_DDPM_CHROMEDRIVER", browsers.chromedriver)
         .env("FASHION_DDPM_FIREFOX", browsers.firefox)
@@ -175,11 +178,25 @@ fn without_llvm(command: &mut Command) -> &mut Command {
     command.env("DOCS_RS", "1")
 }
 
+/// A command about the engines and their kernels.
 fn browser(mut command: Command, toolbox: &Toolbox) -> Command {
     command
-        .args(BROWSER)
+        .args(ENGINES)
         .envs(toolbox.wasm_environment.iter().copied());
     command
+}
+
+/// Builds the comparison of our kernels with their twins for the browser; the folder it is in.
+fn twins(toolbox: &Toolbox) -> Result<PathBuf, Failure> {
+    run(browser(cargo(toolbox, "build"), toolbox).args(["--example", TWINS]))?;
+    let examples = page::modules(toolbox).join("examples");
+    let folder = examples.join(TWINS);
+    run(toolbox
+        .command("wasm-bindgen")
+        .args(["--target", "web", "--no-typescript", "--out-dir"])
+        .arg(&folder)
+        .arg(examples.join(TWINS).with_extension("wasm")))?;
+    Ok(folder)
 }
 
 /// Runs a command, showing what it prints and handing on each line.

@@ -31,6 +31,7 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     Failure,
+    setup::WASM,
     toolbox::{Toolbox, read, run},
 };
 
@@ -54,8 +55,8 @@ const WASM_FEATURES: [&str; 7] = [
     "--enable-simd",
 ];
 
-/// What takes longest to build, in cargo's target directory.
-const WEBGPU_MODULE: &str = "wasm32-unknown-unknown/web/engine-webgpu.wasm";
+/// What takes longest to build.
+const WEBGPU_MODULE: &str = "engine-webgpu.wasm";
 
 const BUILD_META: [&str; 2] = ["<meta name=\"build\" content=\"", "\""];
 
@@ -69,12 +70,17 @@ pub fn dist(toolbox: &Toolbox) -> PathBuf {
     toolbox.root.join("dist")
 }
 
+/// Where cargo puts modules for the browser, before wasm-bindgen has made them fit for it.
+pub fn modules(toolbox: &Toolbox) -> PathBuf {
+    toolbox.target.join(WASM).join("web")
+}
+
 /// Builds the release page into [`dist`].
 ///
 /// # Errors
 /// [`Failure::Failed`] where Trunk failed; it has said why.
 pub fn build(toolbox: &Toolbox, public_url: &OsStr) -> Result<(), Failure> {
-    if !toolbox.target.join(WEBGPU_MODULE).exists() {
+    if !modules(toolbox).join(WEBGPU_MODULE).exists() {
         println!(
             "building the page; the first time, Burn is compiled for the browser: about 20 minutes \
              on two cores"

@@ -15,7 +15,8 @@ use crate::{
     version::{self, Version},
 };
 
-const WASM: &str = "wasm32-unknown-unknown";
+/// Rust's name for the browser.
+pub const WASM: &str = "wasm32-unknown-unknown";
 
 /// The Trunk this repository is built with; a later 0.21 will do.
 const TRUNK: Version = Version(0, 21, 14);

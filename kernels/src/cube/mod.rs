@@ -1,8 +1,9 @@
 //! Our kernels for GPUs, through CubeCL.
 //!
 //! A browser charges for every launch, whatever it does, so what these kernels have in common is
-//! that they do a lot in one. Each is in the file of its name, and its plain twin in
-//! [`crate::plain`]; this file turns tensors into launches.
+//! that they do a lot in one. Each is in the file of its name, and its plain twin, which is its
+//! specification, in [`crate::plain`]; this file turns tensors into launches. `examples/twins`
+//! compares each with its twin.
 //!
 //! A launch is refused by nobody: a kernel reads where its shape says, without bounds checks of
 //! its own (WebGPU has them anyway). So every function here looks at shapes first.
@@ -12,8 +13,6 @@ mod conv2d;
 mod graph;
 mod group_norm;
 mod reverse_step;
-#[cfg(test)]
-mod tests;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 

@@ -1,0 +1,55 @@
+//! Every kernel for GPUs against its plain twin on the CPU, in the browser.
+//!
+//! `cargo xtask test` builds this with the page's Burn, and `tests/tests/kernels.rs` runs it in
+//! Chromium. An example and no test, because a test would be built with another Burn (its harness
+//! switches on features of shared dependencies) and would be a module whose static constructors run
+//! again at every call from JavaScript.
+
+#[cfg(target_arch = "wasm32")]
+mod comparisons;
+
+fn main() {
+    #[cfg(target_arch = "wasm32")]
+    border::start();
+}
+
+/// The border with JavaScript.
+#[cfg(target_arch = "wasm32")]
+mod border {
+    use js_sys::{Array, Date};
+    use wasm_bindgen::prelude::*;
+
+    use crate::comparisons;
+
+    unsafe extern "C" {
+        /// Runs the module's static constructors; made by the linker.
+        fn __wasm_call_ctors();
+    }
+
+    pub(crate) fn start() {
+        // SAFETY: they run once, here; see `web/engine/src/wasm.rs`.
+        unsafe { __wasm_call_ctors() };
+        // A panic is an exception with its words, not just `unreachable`.
+        std::panic::set_hook(Box::new(|info| wasm_bindgen::throw_str(&info.to_string())));
+    }
+
+    /// Compares all kernels, cut as for a GPU or as for software. A row each: the kernel, the case,
+    /// how far it is off, and the milliseconds it took.
+    #[wasm_bindgen]
+    pub async fn compare(software: bool) -> Result<Array, JsValue> {
+        let rows = Array::new();
+        let mut begun = Date::now();
+        let report = |kernel: &str, case: &str, off: f32| {
+            let now = Date::now();
+            rows.push(&Array::of4(
+                &kernel.into(),
+                &case.into(),
+                &off.into(),
+                &(now - begun).into(),
+            ));
+            begun = now;
+        };
+        comparisons::all(software, report).await?;
+        Ok(rows)
+    }
+}

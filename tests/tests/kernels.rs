@@ -1,0 +1,65 @@
+//! Our kernels for GPUs against their plain twins on the CPU, in Chromium: what
+//! `kernels/examples/twins` compares there, judged here.
+
+use std::collections::BTreeMap;
+
+use fashion_ddpm_tests::{
+    browser::{Browser, Gpu},
+    prepared,
+    server::Server,
+};
+use serde_json::{Value, json};
+
+/// A kernel's largest difference from its twin: a hundred times what the order of summation makes.
+const TOLERANCE: f64 = 1e-5;
+
+/// What is compared, and in how many cases.
+const COMPARISONS: [(&str, usize); 5] = [
+    ("attention", 5),
+    ("conv2d", 25),
+    ("conv2d_around", 19),
+    ("group_norm_silu", 8),
+    // Three states after each of six steps of three walks.
+    ("reverse_step", 54),
+];
+
+/// Every kernel equals its twin, in the cut for GPUs and in the cut for software.
+#[test]
+fn kernels_equal_their_plain_twins() {
+    let server = Server::of(prepared("FASHION_DDPM_TWINS"));
+    server.add(
+        "twins.html",
+        b"<!doctype html><title>Twins</title>".to_vec(),
+    );
+    let browser = Browser::chromium(Gpu::Software);
+    for software in [true, false] {
+        // A page of its own, and with it a device of its own.
+        browser.open(&server.url("twins.html"));
+        let rows = browser.script_async(COMPARE, json!([software]));
+        let rows: Vec<(String, String, Value, f64)> = serde_json::from_value(rows).expect("rows");
+        let cut = if software { "software" } else { "GPU" };
+        let mut counts = BTreeMap::new();
+        let mut off = Vec::new();
+        for (kernel, case, distance, ms) in &rows {
+            println!("{cut}: {kernel}, {case}: off by {distance}, {ms:.0} ms");
+            *counts.entry(kernel.as_str()).or_insert(0) += 1;
+            // What is no number is no small one.
+            if !distance.as_f64().is_some_and(|d| d < TOLERANCE) {
+                off.push(format!("{kernel}, {case}: {distance}"));
+            }
+        }
+        assert!(off.is_empty(), "cut for {cut}: {off:#?}");
+        let counts: Vec<_> = counts.into_iter().collect();
+        assert_eq!(counts, COMPARISONS, "cut for {cut}: cases of each kernel");
+    }
+}
+
+/// A trap ends no promise: it is heard of as an error of the page.
+const COMPARE: &str = "
+    const died = new Promise((_, reject) => {
+        addEventListener('error', (event) => reject(event.message));
+        addEventListener('unhandledrejection', (event) => reject(event.reason));
+    });
+    const twins = await import(new URL('twins.js', document.baseURI));
+    await twins.default();
+    return await Promise.race([twins.compare(args[0]), died]);";
