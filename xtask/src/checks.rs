@@ -124,11 +124,17 @@ fn run_all(toolbox: &mut Toolbox, report: &mut Report) -> Result<(), Failure> {
 
 /// Sets up, times our own operations against Burn's and our engines against onnxruntime-web, and
 /// says where the figures are. The browser computes on the machine's own adapter, where `hardware`
-/// says that there is one, or on its software.
+/// says that there is one, or on its software. With a word, only what the browser measures under a
+/// title that contains it.
 ///
 /// # Errors
 /// [`Failure::Failed`] where a bench fails to compile or to run.
-pub fn bench(toolbox: &mut Toolbox, hardware: bool, steps: u32) -> Result<(), Failure> {
+pub fn bench(
+    toolbox: &mut Toolbox,
+    hardware: bool,
+    steps: u32,
+    word: Option<&str>,
+) -> Result<(), Failure> {
     setup::page(toolbox)?;
     let browsers = setup::browsers(toolbox)?;
     let onnxruntime_web = setup::onnxruntime_web(toolbox)?;
@@ -149,17 +155,22 @@ pub fn bench(toolbox: &mut Toolbox, hardware: bool, steps: u32) -> Result<(), Fa
     benches
         .args(&NATIVE[1..])
         .args(["--no-default-features", "--bench", "*"]);
-    echo(&mut benches, &mut keep)?;
+    if word.is_none() {
+        echo(&mut benches, &mut keep)?;
+    }
     let mut engines = toolbox.command(toolbox.target.join("release/examples/bench"));
     engines
         .arg(page::dist(toolbox))
         .arg(onnxruntime_web)
         .arg(if hardware { "hardware" } else { "software" })
         .arg(steps.to_string())
+        .args(word)
         .env("FASHION_DDPM_CHROMIUM", browsers.chromium)
         .env("FASHION_DDPM_CHROMEDRIVER", browsers.chromedriver);
     echo(&mut engines, &mut keep)?;
-    page::print_sizes(toolbox)?;
+    if word.is_none() {
+        page::print_sizes(toolbox)?;
+    }
     let file = toolbox.target.join("bench.txt");
     fs::write(&file, figures).map_err(Failure::file(&file))?;
     println!("\nThese figures are also in {}", file.display());

@@ -56,6 +56,9 @@ enum Chore {
         /// Steps of each measurement; 1000 is a picture
         #[arg(long, default_value_t = 10)]
         steps: u32,
+        /// Only what the browser measures under a title with this word: `ours`, `onnxruntime`,
+        /// `kernels` (where the time of a step goes), `visit`
+        word: Option<String>,
     },
     /// The last step of Trunk's build (called by Trunk): optimise the engines, set the build id
     #[command(hide = true)]
@@ -122,7 +125,11 @@ fn run(chore: Chore) -> Result<(), Failure> {
             page::print_sizes(&toolbox)
         }
         Chore::Test => checks::test(&mut toolbox),
-        Chore::Bench { hardware, steps } => checks::bench(&mut toolbox, hardware, steps),
+        Chore::Bench {
+            hardware,
+            steps,
+            word,
+        } => checks::bench(&mut toolbox, hardware, steps, word.as_deref()),
         Chore::Finish => page::finish(&toolbox),
     }
 }

@@ -49,21 +49,19 @@ self.setUp = async (name, batch, onGpu, weights, question) => {
   }
 };
 
-self.measure = async (steps) => {
-  const before = { ...contender.sums() };
-  const ms = await contender.run(steps);
-  const after = contender.sums();
-  const counts = {};
-  if (after.launches) for (const what in after) counts[what] = (after[what] - before[what]) / steps;
-  return { ms: ms / steps, counts };
-};
+self.measure = (steps) => contender.run(steps);
+
+// What each of some steps adds to the sums.
+function perStep(before, after, steps) {
+  if (!after?.launches) return {};
+  return Object.fromEntries(Object.keys(after).map((what) => [what, (after[what] - before[what]) / steps]));
+}
 
 const distance = (a, b) => a.reduce((most, x, i) => Math.max(most, Math.abs(x - b[i])), 0);
 
-async function ours(batch, onGpu, weights, question) {
-  const engine = onGpu ? "webgpu" : "cpu";
-  const worker = new Worker("counting.js", { type: "module" });
-  let sums = {};
+// An engine of this page, in a worker with this script.
+async function engine(kind, script, weights) {
+  const worker = new Worker(script, { type: "module" });
   const inbox = [];
   let wake = () => {};
   worker.onmessage = ({ data }) => { inbox.push(data); wake(); };
@@ -72,31 +70,67 @@ async function ours(batch, onGpu, weights, question) {
     for (;;) {
       while (inbox.length === 0) await new Promise((resolve) => { wake = resolve; });
       const message = inbox.shift();
-      sums = message[0].sums ?? sums;
       if (message[0].type === "error") throw new Error(message[0].message);
       if (message[0].type === type) return message;
     }
   };
-  worker.postMessage({ engine });
+  worker.postMessage({ engine: kind });
   const url = new URL(`weights/${weights.file}`, location).href;
   worker.postMessage([{ type: "load", url, bytes: weights.bytes }]);
   await next("ready");
-  const picture = { seed: 1, garment: "coat", sampler: "ddpm", steps: 1000, guidance: 1, count: 1 };
+  return { post: (...message) => worker.postMessage(...message), next };
+}
+
+const PICTURE = { seed: 1, garment: "coat", sampler: "ddpm", steps: 1000, guidance: 1, count: 1 };
+
+// The milliseconds of a run, and the sums at its beginning and its end.
+async function walk({ post, next }, run, steps, count) {
+  post([{ type: "run", run, picture: { ...PICTURE, steps, count }, paused: false }]);
+  const [begun] = await next("started");
+  const [done] = await next("done");
+  return { ms: done.elapsedMs, before: begun.sums, after: done.sums };
+}
+
+async function ours(batch, onGpu, weights, question) {
+  const kind = onGpu ? "webgpu" : "cpu";
+  const worker = await engine(kind, "counting.js", weights);
   const x = new Float32Array(question.x).buffer;
-  worker.postMessage([{ type: "explain", run: 0, index: 0, t: question.t, picture }, x], [x]);
-  const [, answer] = await next("explained");
+  worker.post([{ type: "explain", run: 0, index: 0, t: question.t, picture: PICTURE }, x], [x]);
+  const [, answer] = await worker.next("explained");
   return {
-    version: `this build, ${engine} engine`,
+    version: `this build, ${kind} engine`,
     off: distance([...new Float32Array(answer)], question.answer),
-    sums: () => sums,
     run: async (steps) => {
-      const run = { type: "run", run: 1, picture: { ...picture, steps, count: batch }, paused: false };
-      worker.postMessage([run]);
-      const [done] = await next("done");
-      return done.elapsedMs;
+      const { ms, before, after } = await walk(worker, 1, steps, batch);
+      if (!onGpu) return { ms: ms / steps, counts: {} };
+      // A run begins and ends with work of its own: what a step adds is what twice as many add.
+      const longer = await walk(worker, 1, 2 * steps, batch);
+      const own = perStep(before, after, 1);
+      return { ms: ms / steps, counts: perStep(own, perStep(longer.before, longer.after, 1), steps) };
     },
   };
 }
+
+// Every launch of some steps with its times, what the thread takes for a step whose launches are empty,
+// and what the adapter could do at best.
+self.launches = async (batch, steps, weights) => {
+  const { TIMED, EMPTIED, floor } = await import("./launches.js");
+  const worker = await engine("webgpu", "watching.js", weights);
+  // All there is to compile and to allocate.
+  await walk(worker, 1, steps, batch);
+  await walk(worker, TIMED, steps, batch);
+  const [{ launches }] = await worker.next("timed");
+  // Runs of two lengths: what a step adds. The first ones warm up.
+  const few = 100, many = 900;
+  const thread = [];
+  for (let round = 0; round < 6; round++) {
+    const short = await walk(worker, EMPTIED, few, batch);
+    const long = await walk(worker, EMPTIED, many, batch);
+    const sums = perStep(perStep(short.before, short.after, 1), perStep(long.before, long.after, 1), many - few);
+    if (round > 0) thread.push({ ...sums, ms: (long.ms - short.ms) / (many - few) });
+  }
+  return { launches, thread, floor: await floor() };
+};
 
 async function onnx(batch, onGpu, weights, question) {
   const ort = await import(onGpu ? "./ort/ort.webgpu.min.mjs" : "./ort/ort.wasm.min.mjs");
@@ -131,12 +165,13 @@ async function onnx(batch, onGpu, weights, question) {
   return {
     version: `onnxruntime-web ${ort.env.versions.web}${onGpu ? ", graph capture" : ""}`,
     off: distance([...answer.slice(0, 784)], question.answer),
-    sums: () => (onGpu ? sums : {}),
     run: async (steps) => {
+      const before = { ...sums };
       const begun = performance.now();
       for (let i = 0; i < steps; i++) await session.run(feeds);
       await device?.queue.onSubmittedWorkDone();
-      return performance.now() - begun;
+      const ms = performance.now() - begun;
+      return { ms: ms / steps, counts: onGpu ? perStep(before, sums, steps) : {} };
     },
   };
 }

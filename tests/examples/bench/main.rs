@@ -5,11 +5,14 @@
 //! suffer alike. Ours are timed for whole steps (network, update, noise, log, frames read back), the
 //! peer for the network alone.
 //!
-//! And a cold visit: how long a new visitor with an ordinary line waits for the first picture.
+//! Then the kernels of a step of ours: where its time goes. And a cold visit: how long a new visitor
+//! with an ordinary line waits for the first picture.
 //!
-//! `bench DIST ORT [software|hardware] [STEPS] [ROUNDS] [WORD]`, where ORT is the folder `dist` of the
-//! npm package `onnxruntime-web`; with a word, only the contenders, or `visit`, that contain it.
+//! `bench DIST ORT [software|hardware] [STEPS] [WORD] [ROUNDS]`, where ORT is the folder `dist` of the
+//! npm package `onnxruntime-web`; with a word, only those contenders, `kernels` and `visit`s that
+//! contain it.
 
+mod launches;
 mod onnx;
 
 use std::{
@@ -21,11 +24,16 @@ use std::{
 
 use fashion_ddpm_tests::browser::{Browser, Gpu};
 use fashion_ddpm_tests::server::{Line, Server};
+use launches::Found;
+use onnx::Exported;
 use serde_json::{Value, json};
 
 /// The document of one contender: `setUp`, then `measure(steps)`, which resolves to the milliseconds a
-/// step and, of a step, the sums of what was asked of WebGPU.
+/// step and the sums of what one step more asks of WebGPU. And `launches`, of our engine alone.
 const CONTENDERS: &str = include_str!("contenders.js");
+
+/// What times every launch.
+const LAUNCHES: &str = include_str!("launches.js");
 
 /// A visitor's line: 20 Mbit/s, 50 ms.
 const LINE: Line = Line {
@@ -49,6 +57,9 @@ const CASES: [(&str, u32, bool); 6] = [
     ("onnxruntime-web", 1, false),
 ];
 
+/// Steps whose launches are timed, at most: Chromium's sets of timestamps hold 2048 launches.
+const TIMED_STEPS: u32 = 40;
+
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let argument = |i: usize| arguments.get(i).map(String::as_str);
@@ -61,8 +72,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         other => return Err(format!("{other}: software or hardware?").into()),
     };
     let steps: u32 = argument(3).unwrap_or("10").parse()?;
-    let rounds: usize = argument(4).unwrap_or("5").parse()?;
-    let wanted = |title: &str| argument(5).is_none_or(|word| title.contains(word));
+    let wanted = |title: &str| argument(4).is_none_or(|word| title.contains(word));
+    let rounds: usize = argument(5).unwrap_or("5").parse()?;
 
     let server = Server::of(PathBuf::from(dist));
     for entry in fs::read_dir(ort)? {
@@ -72,10 +83,16 @@ fn main() -> Result<(), Box<dyn Error>> {
             server.add(&format!("ort/{name}"), fs::read(&path)?);
         }
     }
-    let (model, question, weights) = onnx::exported()?;
-    server.add("unet.onnx", model);
-    server.add("contenders.js", CONTENDERS.into());
-    server.add("counting.js", COUNTING_WORKER.into());
+    let exported = onnx::exported()?;
+    server.add("unet.onnx", exported.model.clone());
+    for (name, script) in [
+        ("contenders.js", CONTENDERS),
+        ("counting.js", COUNTING_WORKER),
+        ("launches.js", LAUNCHES),
+        ("watching.js", WATCHING_WORKER),
+    ] {
+        server.add(name, script.into());
+    }
     server.add(
         "contender.html",
         b"<!doctype html><title>Contender</title><script type=module src=contenders.js></script>"
@@ -85,22 +102,68 @@ fn main() -> Result<(), Box<dyn Error>> {
         "bench.html",
         b"<!doctype html><title>Bench</title>".to_vec(),
     );
-    let browser = Browser::chromium(gpu);
-    browser.open(&server.url("bench.html"));
+    let open = || {
+        let browser = Browser::chromium(gpu);
+        browser.open(&server.url("bench.html"));
+        browser
+    };
+
+    let browser = open();
     let about = in_frame(&browser, "about", json!(["about"]));
     println!("{}", about["browser"].as_str().unwrap_or_default());
     println!("adapter: {}", about["adapter"].as_str().unwrap_or_default());
     println!("{}", load());
-
-    let mut contenders = Vec::new();
-    for (name, batch, on_gpu) in CASES {
+    let title = |(name, batch, on_gpu): (&str, u32, bool)| {
         let device = if on_gpu { "WebGPU" } else { "wasm, 1 thread" };
-        let title = format!("{name}, {device}, batch {batch}");
+        format!("{name}, {device}, batch {batch}")
+    };
+    let cases = CASES
+        .map(|case| (title(case), case))
+        .into_iter()
+        .filter(|(title, _)| wanted(title))
+        .collect();
+    contenders(&browser, &exported, cases, steps, rounds)?;
+    drop(browser);
+
+    for batch in [1, 16] {
+        let title = format!("the kernels of a step, batch {batch}");
         if !wanted(&title) {
             continue;
         }
+        println!("\n{title}; {}", load());
+        let browser = open();
+        let steps = steps.clamp(4, TIMED_STEPS);
+        let arguments = json!([title, batch, steps, exported.weights]);
+        let answer = in_frame(&browser, "launches", arguments);
+        Found::read(answer)?.print(&exported.config, batch)?;
+    }
+
+    let visited = ["cpu", "webgpu"].map(|engine| (format!("visit {engine}"), engine));
+    if visited.iter().any(|(title, _)| wanted(title)) {
+        println!("\na cold visit at 20 Mbit/s and 50 ms, the button pressed as soon as it can be:");
+    }
+    for (_, engine) in visited.iter().filter(|(title, _)| wanted(title)) {
+        visits(Path::new(dist), gpu, engine);
+    }
+    println!("{}", load());
+    Ok(())
+}
+
+/// Lets the contenders with these titles take turns.
+fn contenders(
+    browser: &Browser,
+    exported: &Exported,
+    cases: Vec<(String, (&str, u32, bool))>,
+    steps: u32,
+    rounds: usize,
+) -> Result<(), Box<dyn Error>> {
+    let mut contenders = Vec::new();
+    for (title, (name, batch, on_gpu)) in cases {
+        let Exported {
+            weights, question, ..
+        } = exported;
         let arguments = json!([title, name, batch, on_gpu, weights, question]);
-        let made = in_frame(&browser, "setUp", arguments);
+        let made = in_frame(browser, "setUp", arguments);
         if let Some(reason) = made["failed"].as_str() {
             println!("{title}: {reason}");
             continue;
@@ -118,6 +181,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         };
         contenders.push((title, steps, Vec::new(), json!(null)));
     }
+    if contenders.is_empty() {
+        return Ok(());
+    }
 
     for round in 0..=rounds {
         let mut order: Vec<usize> = (0..contenders.len()).collect();
@@ -126,7 +192,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
         for i in order {
             let (title, steps, times, counts) = &mut contenders[i];
-            let measured = in_frame(&browser, "measure", json!([title, steps]));
+            let measured = in_frame(browser, "measure", json!([title, steps]));
             // The first round warms up.
             if round > 0 {
                 times.push(measured["ms"].as_f64().ok_or("no time")?);
@@ -136,7 +202,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
 
     println!("{}", load());
-    println!("\nmilliseconds a step: median of {rounds} runs, and the extremes; and of a step:");
+    println!(
+        "\nmilliseconds a step: median of {rounds} runs, and the extremes; and of a step more:"
+    );
     println!(
         "launches, submissions, bind groups, uploads, and the thread's milliseconds to ask for it\n"
     );
@@ -155,16 +223,6 @@ fn main() -> Result<(), Box<dyn Error>> {
             count("enqueueMs"),
         );
     }
-    drop(browser);
-
-    println!("\na cold visit at 20 Mbit/s and 50 ms, the button pressed as soon as it can be:");
-    for engine in ["cpu", "webgpu"]
-        .into_iter()
-        .filter(|engine| wanted(&format!("visit {engine}")))
-    {
-        visits(Path::new(dist), gpu, engine);
-    }
-    println!("{}", load());
     Ok(())
 }
 
@@ -255,3 +313,9 @@ const COUNTING_WORKER: &str = "
         message[0].sums = { ...sums };
         post(message, ...rest);
     };";
+
+/// The same, and times the launches.
+const WATCHING_WORKER: &str = "
+    import './worker.js?v=bench';
+    import { watch } from './launches.js';
+    watch();";

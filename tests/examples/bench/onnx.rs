@@ -16,12 +16,23 @@ use fashion_ddpm::{
 use fashion_ddpm_tests::{shipped_weights, values};
 use serde_json::{Value, json};
 
-/// The default weights' network as an ONNX file, an input with our own answer to it, and the weights'
-/// entry in the index.
+/// The default weights' network.
+pub struct Exported {
+    /// As an ONNX file.
+    pub model: Vec<u8>,
+    /// An input, with our own answer to it.
+    pub question: Value,
+    /// The weights' entry in the index.
+    pub weights: Value,
+    /// Its shape.
+    pub config: UNetConfig,
+}
+
+/// Reads the default weights.
 ///
 /// # Errors
-/// Where the weights cannot be read.
-pub fn exported() -> Result<(Vec<u8>, Value, Value), Box<dyn Error>> {
+/// Where they cannot be read.
+pub fn exported() -> Result<Exported, Box<dyn Error>> {
     let device = kernels::cpu();
     let index: Index = serde_json::from_slice(&fs::read(shipped_weights().join("index.json"))?)?;
     let file = fs::read(shipped_weights().join(&index.default))?;
@@ -46,8 +57,12 @@ pub fn exported() -> Result<(Vec<u8>, Value, Value), Box<dyn Error>> {
     let answer = weights.unet.forward_shifted(x.clone(), shifts.clone());
     let question = json!({ "t": t, "x": values(x), "shifts": values(shifts),
         "answer": values(answer) });
-    let entry = json!({ "file": index.default, "bytes": file.len() });
-    Ok((graph.model(&prediction, channels as i64), question, entry))
+    Ok(Exported {
+        model: graph.model(&prediction, channels as i64),
+        question,
+        weights: json!({ "file": index.default, "bytes": file.len() }),
+        config: weights.metadata.config,
+    })
 }
 
 /// A graph in the making, in ONNX's own bytes: fields 1 and 5 of a `GraphProto`.
