@@ -4,9 +4,9 @@ use std::{future::Future, ops::Deref, rc::Rc};
 
 use burn::tensor::{Device, Tensor, TensorData};
 use fashion_ddpm::{
-    Denoiser, Garment, PredictNoise, RecordedProcess,
+    Denoiser, Garment, NoiseSchedule, PredictNoise, RecordedProcess, Sampler,
     garment::parse_garment,
-    noise::{IMAGE_SIZE, PIXELS},
+    noise::{IMAGE_SIZE, PIXELS, gaussian_batch},
     weights::{self, Weights},
 };
 use protocol::{EngineKind, ErrorCode, Event, Model, Part, Picture, Request};
@@ -213,8 +213,12 @@ impl Engine {
         self.read(reading(weights::probe(&unet, TIMESTEPS, device)))
             .await?;
         if let Some(process) = RecordedProcess::record(&unet, TIMESTEPS, 1, false, device) {
-            let process = process.map_err(Failure::device)?;
-            self.read(reading(process.x())).await?;
+            let mut process = process.map_err(Failure::device)?;
+            let denoiser = Denoiser::new(unet, TIMESTEPS, None, 1.0, device);
+            let schedule = NoiseSchedule::new(fashion_ddpm::BetaSchedule::Linear, TIMESTEPS);
+            let schedule = schedule.map_err(Failure::picture)?;
+            self.first_step(&mut process, &denoiser, &schedule, device)
+                .await?;
         }
         Ok(())
     }
@@ -268,14 +272,35 @@ impl Engine {
         })
     }
 
-    /// Records a step of one image, on the GPU, where whatever runs for the first time is compiled
-    /// first: better now than while somebody watches.
+    /// Records a step of one image and takes it, on the GPU, where whatever runs for the first time is
+    /// compiled first: better now than while somebody watches.
     async fn warm_up(&mut self) -> Result<(), Failure> {
-        if let Some(process) = self.recorded(1, false)? {
-            self.read(reading(process.x())).await?;
+        if let Some(mut process) = self.recorded(1, false)? {
+            let denoiser = self.denoiser(None, 1.0)?;
+            let (opened, weights) = self.ready()?;
+            let schedule = &weights.diffusion.schedule;
+            self.first_step(&mut process, &denoiser, schedule, &opened.device)
+                .await?;
             self.keep(process);
         }
         Ok(())
+    }
+
+    /// All that a run does until its first frame is there: the embedding of every timestep, the
+    /// tables, noise, a step, and reading its frame.
+    async fn first_step(
+        &self,
+        process: &mut RecordedProcess,
+        denoiser: &Denoiser,
+        schedule: &NoiseSchedule,
+        device: &Device,
+    ) -> Result<(), Failure> {
+        // Of two steps the first one has noise.
+        let plan = Sampler::Ddpm.plan(schedule, 2).map_err(Failure::picture)?;
+        let x_t = gaussian_batch(0, 0..1, 0, schedule.timesteps(), device);
+        process.start(denoiser, plan, 0, vec![(0, 0)], x_t);
+        process.step().map_err(Failure::device)?;
+        self.read(reading(process.frames(0, 1))).await.map(drop)
     }
 
     /// A recorded step for this many images, made the first time; `None` on the CPU. Give it back
