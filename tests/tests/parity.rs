@@ -132,7 +132,15 @@ fn network_is_the_references(file: &[u8], reference: &References) {
     let (shape, shifts) = reference.f32("shifts");
     let found = unet.shifts(&t, &labels, &device);
     assert_eq!(found.dims().to_vec(), shape);
-    assert!(distance(&values(found), &shifts) <= TOLERANCE);
+    // Rounded sums are off by a share of the largest of them, which grows as a network is trained.
+    let largest = shifts
+        .iter()
+        .fold(0f32, |most, shift| most.max(shift.abs()));
+    let off = distance(&values(found), &shifts);
+    assert!(
+        off <= TOLERANCE.max(2e-6 * largest),
+        "shifts are off by {off}"
+    );
 
     let expected = reference.images("guided.pred_noise", &device);
     let denoiser = Denoiser::new(unet.clone(), 1000, Garment::from_label(7), 2.5, &device);
