@@ -637,6 +637,92 @@ fn pause_step_resume_and_stop() {
     assert_quiet(&browser);
 }
 
+/// Notes every worker that the page makes and how many images each is asked for; of the second one,
+/// `sabotage` makes what it likes.
+fn three_cores(sabotage: &str) -> String {
+    format!(
+        "Object.defineProperty(navigator, 'hardwareConcurrency', {{ value: 3 }});
+        window.images = [];
+        const Real = Worker;
+        window.Worker = function (url, options) {{
+            const index = images.push([]) - 1;
+            if (index == 1) {{ {sabotage} }}
+            const worker = new Real(url, options);
+            const post = worker.postMessage.bind(worker);
+            worker.postMessage = (message, ...rest) => {{
+                if (message[0]?.type == 'run') {{
+                    images[index].push([message[0].first, message[0].picture.count]);
+                }}
+                post(message, ...rest);
+            }};
+            return worker;
+        }};
+        Worker.prototype = Real.prototype;"
+    )
+}
+
+const FOUR: Picture = Picture {
+    seed: 11,
+    garment: "dress",
+    sampler: "ddim",
+    steps: 12,
+    guidance: 2.0,
+    count: 4,
+};
+
+/// On a machine with three cores, four images are computed by three engines, and are the four images.
+#[test]
+fn several_images_are_shared_by_the_cores() {
+    let server = Server::of(dist());
+    let browser = Browser::chromium(Gpu::NoAdapter);
+    browser.at_first(&three_cores(""));
+    open(&browser, &server, &FOUR.query("cpu"));
+    let asked = || browser.script("return window.images", json!([]));
+    assert_eq!(asked(), json!([[]]), "one engine is enough to begin with");
+
+    let (_, expected) = FOUR.sample(&default_weights());
+    let frames: Vec<u64> = (0..12).collect();
+    for run in 1..=2 {
+        browser.click(&browser.wait_enabled("button", "Sample a garment"));
+        browser.wait("the run is over", || {
+            (browser.count("done") == run).then_some(())
+        });
+        let done = &browser.events("done")[run as usize - 1];
+        assert_same_picture(&pixels(done), &expected, "three engines and the trainer");
+        let found = browser.events("frame").split_off((run as usize - 1) * 12);
+        let indices = found.iter().map(|frame| frame["index"].as_u64().unwrap());
+        assert_eq!(indices.collect::<Vec<_>>(), frames);
+        let shares = [[0, 1], [1, 1], [2, 2]].map(|share| vec![share; run as usize]);
+        assert_eq!(asked(), json!(shares));
+    }
+    assert_quiet(&browser);
+}
+
+/// Where another engine cannot be had, or does not answer, the first one computes everything.
+#[test]
+fn what_cannot_be_shared_is_computed_alone() {
+    let server = Server::of(dist());
+    server.add("silent.js", b"onmessage = () => {};".to_vec());
+    server.add("broken.js", b"throw new Error('broken');".to_vec());
+    let (_, expected) = FOUR.sample(&default_weights());
+    for sabotage in [
+        "throw new Error('no more workers');",
+        "url = 'missing.js';",
+        "url = 'broken.js';",
+        "url = 'silent.js';",
+    ] {
+        let browser = Browser::chromium(Gpu::NoAdapter);
+        browser.at_first(&three_cores(sabotage));
+        open(&browser, &server, &FOUR.query("cpu"));
+        browser.click(&browser.wait_enabled("button", "Sample a garment"));
+        let done = browser.wait_for("done");
+        assert_same_picture(&pixels(&done), &expected, sabotage);
+        assert_eq!(browser.count("frame"), 12, "{sabotage}");
+        let asked = browser.script("return window.images[0]", json!([]));
+        assert_eq!(asked, json!([[0, 4]]), "{sabotage}");
+    }
+}
+
 #[test]
 fn a_link_is_a_picture() {
     let server = Server::of(dist());

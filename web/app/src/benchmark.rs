@@ -191,9 +191,12 @@ impl Benchmark {
     fn sentence(&self, timings: &[Timing]) -> String {
         let desk = self.page.desk();
         let device = desk.device().unwrap_or_default();
-        let threads = match desk.engine() {
-            Some(EngineKind::Cpu) => ", 1 thread",
-            _ => "",
+        let threads = match (desk.engine(), desk.threads()) {
+            (Some(EngineKind::Cpu), 1) => ", 1 thread".to_owned(),
+            (Some(EngineKind::Cpu), threads) => {
+                format!(", a thread an image, up to {threads}")
+            }
+            _ => String::new(),
         };
         let figures: Vec<String> = timings.iter().map(Timing::in_words).collect();
         let build = self.page.build();

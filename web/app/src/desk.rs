@@ -16,11 +16,11 @@ use wasm_bindgen::{JsCast, JsValue};
 use wasm_bindgen_futures::spawn_local;
 
 use crate::{
-    dom,
-    engine::{self, Engine},
+    dom, engine,
     plain::{Plain, plain_struct},
     state::EngineChoice,
     store::PIXELS,
+    team::Team,
 };
 
 /// `weights/index.json`.
@@ -171,7 +171,7 @@ struct Inner {
     build: String,
     told: Told,
     index: Option<Rc<Index>>,
-    engine: Option<Engine>,
+    engine: Option<Team>,
     /// Which engine to start as soon as somebody needs one; `None` once one was started.
     asleep: Option<EngineChoice>,
     /// Counts engines: what one said that has been given up is not listened to.
@@ -324,7 +324,7 @@ impl Desk {
         };
         let desk = self.clone();
         let told = move |event, values| desk.hear(generation, event, values);
-        match Engine::start(kind, &build, told) {
+        match Team::start(kind, build, told) {
             Ok(engine) => {
                 self.0.borrow_mut().engine = Some(engine);
                 self.tell(Notice::Status);
@@ -359,7 +359,12 @@ impl Desk {
 
     /// Which engine there is.
     pub fn engine(&self) -> Option<EngineKind> {
-        Some(self.0.borrow().engine.as_ref()?.kind)
+        Some(self.0.borrow().engine.as_ref()?.kind())
+    }
+
+    /// How many images the CPU engine computes at the same time, at most.
+    pub fn threads(&self) -> usize {
+        self.0.borrow().engine.as_ref().map_or(1, Team::threads)
     }
 
     /// What the engine runs on, as the status line says it; a sentence on its start before that.
@@ -373,7 +378,7 @@ impl Desk {
                           start something.";
             return Some(saving.to_owned());
         }
-        let which = match inner.engine.as_ref()?.kind {
+        let which = match inner.engine.as_ref()?.kind() {
             EngineKind::WebGpu => "WebGPU engine",
             EngineKind::Cpu => "CPU engine",
         };
@@ -649,7 +654,7 @@ impl Desk {
         let (gpu, own) = {
             let mut inner = self.0.borrow_mut();
             inner.downloads = [None, None];
-            let kind = inner.engine.as_ref().map(|engine| engine.kind);
+            let kind = inner.engine.as_ref().map(Team::kind);
             let loading = inner.loading.take();
             // Weights that only a figure wanted.
             let own = fatal || loading.is_none_or(|epoch| Some(epoch) == inner.preferred);
@@ -725,6 +730,7 @@ impl Inner {
                 let request = Request::Run {
                     run: active.number,
                     picture: job.picture,
+                    first: 0,
                     paused: active.paused,
                     start: job.start.as_ref().map(|(start, _)| start.clone()),
                 };

@@ -8,7 +8,7 @@ use web_sys::{ErrorEvent, MessageEvent, Worker, WorkerOptions, WorkerType};
 
 use crate::{
     dom::{absolute, get, plain, window, words},
-    plain::{Plain, field},
+    plain::{Plain, field, plain_struct},
     state::EngineChoice,
 };
 
@@ -51,8 +51,6 @@ async fn lacking(software_will_do: bool) -> Option<Reason> {
 
 /// An engine in its worker.
 pub struct Engine {
-    /// Which build.
-    pub kind: EngineKind,
     worker: Worker,
     // Called by the worker for as long as it lives.
     _on_message: Closure<dyn FnMut(MessageEvent)>,
@@ -99,6 +97,8 @@ impl Engine {
             }
         });
         let on_error = Closure::<dyn FnMut(web_sys::Event)>::new(move |event: web_sys::Event| {
+            // It is told here; the browser need not tell the page once more.
+            event.prevent_default();
             // A worker that could not be loaded says nothing more than that.
             let reason = event
                 .dyn_ref::<ErrorEvent>()
@@ -128,7 +128,6 @@ impl Engine {
             });
         }
         Ok(Self {
-            kind,
             worker,
             _on_message: on_message,
             _on_error: on_error,
@@ -234,28 +233,19 @@ fn read(event: &JsValue) -> Option<Event> {
     })
 }
 
-impl Plain for Model {
-    fn read(model: &JsValue) -> Option<Self> {
-        Some(Self {
-            epoch: field(model, "epoch")?,
-            timesteps: field(model, "timesteps")?,
-            schedule: field(model, "schedule")?,
-            parameters: field(model, "parameters")?,
-            images_seen: field(model, "imagesSeen")?,
-            sha256: field(model, "sha256")?,
-        })
-    }
-}
-
-impl Plain for StepInfo {
-    fn read(step: &JsValue) -> Option<Self> {
-        Some(Self {
-            t: field(step, "t")?,
-            sqrt_alpha_cumprod: field(step, "sqrtAlphaCumprod")?,
-            sqrt_one_minus_alpha_cumprod: field(step, "sqrtOneMinusAlphaCumprod")?,
-        })
-    }
-}
+plain_struct!(Model {
+    epoch,
+    timesteps,
+    schedule,
+    parameters,
+    images_seen as "imagesSeen",
+    sha256
+});
+plain_struct!(StepInfo {
+    t,
+    sqrt_alpha_cumprod as "sqrtAlphaCumprod",
+    sqrt_one_minus_alpha_cumprod as "sqrtOneMinusAlphaCumprod"
+});
 
 /// Words of `protocol`.
 macro_rules! plain_words {

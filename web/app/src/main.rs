@@ -12,7 +12,8 @@
 //! - `map`: a sample's way over the map of real images
 //! - `quiz`: real or sampled, and what chance would give
 //! - `measure`: what the benchmark makes of its measurements
-//! - `engine`: chooses an engine and talks to its worker
+//! - `shares`: a run whose images several engines share
+//! - `engine`: chooses an engine and talks to its worker; `team`: several of them as one
 //! - `desk`: shares the one engine among the figures
 //! - `page`: what all figures have in common: the state, the desk, the status line
 //! - `figures`: one file a figure
@@ -21,7 +22,7 @@
 //! - `data`: real garments, fetched when they are needed
 //! - `canvas`, `pen`, `dom`, `plain`: the border with the browser
 //!
-//! The first eleven touch no browser and are tested natively.
+//! The first twelve touch no browser and are tested natively.
 
 #![cfg_attr(not(target_arch = "wasm32"), allow(dead_code))]
 
@@ -34,6 +35,7 @@ mod measure;
 mod noising;
 mod player;
 mod quiz;
+mod shares;
 mod state;
 mod store;
 
@@ -61,6 +63,8 @@ mod pen;
 mod plain;
 #[cfg(target_arch = "wasm32")]
 mod plot;
+#[cfg(target_arch = "wasm32")]
+mod team;
 
 fn main() {
     #[cfg(target_arch = "wasm32")]

@@ -19,17 +19,33 @@ pub fn field<T: Plain>(object: &JsValue, key: &str) -> Option<T> {
     T::read(&get(object, key))
 }
 
-/// Reads a struct from an object whose properties are called as its fields are.
+/// Reads a struct from an object whose properties are called as its fields are, or as it is said.
 macro_rules! plain_struct {
-    ($name:ty { $($field:ident),* }) => {
+    ($name:ty { $($field:ident $(as $key:literal)?),* }) => {
         impl $crate::plain::Plain for $name {
             fn read(object: &wasm_bindgen::JsValue) -> Option<Self> {
-                Some(Self { $($field: $crate::plain::field(object, stringify!($field))?),* })
+                Some(Self {
+                    $($field: $crate::plain::field(
+                        object,
+                        $crate::plain::key!($field $($key)?),
+                    )?),*
+                })
             }
         }
     };
 }
 pub(crate) use plain_struct;
+
+/// What a field's property is called.
+macro_rules! key {
+    ($field:ident) => {
+        stringify!($field)
+    };
+    ($field:ident $key:literal) => {
+        $key
+    };
+}
+pub(crate) use key;
 
 impl Plain for f64 {
     fn read(value: &JsValue) -> Option<Self> {

@@ -127,11 +127,12 @@ impl Engine {
             Request::Run {
                 run,
                 picture,
+                first,
                 paused,
                 start,
             } => {
                 let start = start.map(|start| (start, values));
-                self.run(run, &picture, paused, start).await
+                self.run(run, &picture, first, paused, start).await
             }
             Request::Explain {
                 run,

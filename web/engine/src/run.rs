@@ -107,6 +107,7 @@ impl Engine {
         &mut self,
         run: u32,
         picture: &Picture,
+        first: u32,
         mut paused: bool,
         start: Option<(Start, Vec<f32>)>,
     ) -> Result<(), Failure> {
@@ -120,10 +121,13 @@ impl Engine {
             .plan(&weights.diffusion.schedule, picture.steps as usize)
             .map_err(Failure::picture)?;
         let (streams, x_t) = match start {
-            None => (
-                (0..count).map(|image| (image, 0)).collect(),
-                gaussian_batch(picture.seed, 0..count, 0, timesteps, device),
-            ),
+            None => {
+                let images = first..first.saturating_add(count);
+                (
+                    images.clone().map(|image| (image, 0)).collect(),
+                    gaussian_batch(picture.seed, images, 0, timesteps, device),
+                )
+            }
             Some((Start { t, branches }, x_t)) => {
                 if branches.len() != count as usize {
                     let found = branches.len();

@@ -49,7 +49,7 @@ pub struct Picture {
     pub steps: u32,
     /// Guidance scale; 1 is off.
     pub guidance: f64,
-    /// How many images of the seed, from image 0.
+    /// How many images of the seed.
     pub count: u32,
 }
 
@@ -87,6 +87,9 @@ pub enum Request {
         run: u32,
         /// What to compute.
         picture: Picture,
+        /// Index in the seed of the first image; others than 0 where engines share a picture.
+        #[serde(default)]
+        first: u32,
         /// Whether to begin paused.
         paused: bool,
         /// Where to begin, if not at pure noise; with one buffer: x_t, f32, `[count, 784]`.
@@ -324,13 +327,14 @@ mod tests {
         let run = Request::Run {
             run: 3,
             picture,
+            first: 0,
             paused: false,
             start: None,
         };
         assert_eq!(
             serde_json::to_value(&run).unwrap(),
             serde_json::json!({
-                "type": "run", "run": 3, "paused": false, "start": null,
+                "type": "run", "run": 3, "first": 0, "paused": false, "start": null,
                 "picture": {
                     "seed": 7, "garment": "any", "sampler": "ddpm", "steps": 1000,
                     "guidance": 1.0, "count": 1,
