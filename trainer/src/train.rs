@@ -846,6 +846,7 @@ mod tests {
         assert_eq!((own.t, own.noise), (twin.t, twin.noise));
         assert_eq!((own.x_0, own.labels), (twin.x_0, twin.labels));
         assert_eq!(trainer.steps_taken(), 2);
+        assert_eq!(trainer.ema.updates(), trunk.ema.updates());
         assert_eq!(trainer.learning_rate(), 1e-3 / 500.0);
         trainer.step();
         assert_ne!(bits(trainer.averaged()), bits(&average));
