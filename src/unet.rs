@@ -925,6 +925,24 @@ mod tests {
         assert_eq!(UNetConfig::default().multiplications(), expected);
     }
 
+    /// The same of the values that are read and written: planes of 64 channels at 14 x 14, and small
+    /// ones at 7 x 7.
+    #[test]
+    fn values_are_counted() {
+        let values = |plane: usize, small: usize| (plane * 64 * 196 + small * 64 * 49) as u64;
+        let stem_and_head = 2 * 4 * 196 + values(1 + 3, 0);
+        // Norm, convolution, norm, convolution and residual: 2 + 2 + 2 + 3; of twice the channels
+        // with a shortcut 4 + 3 + 2 + 4; attended, a norm, 1 + 3 for queries, keys and values, and
+        // these, the image and the result.
+        let (block, doubled, attention) = (9, 13, 2 + 4 + 5);
+        let down = values(block, 0) + values(1, 1) + values(0, block + attention);
+        let middle = values(0, 2 * block + attention);
+        let up = values(0, doubled + attention) + values(1, 1) + values(doubled, 0);
+        let parts = UNetConfig::default().parts();
+        let sum: u64 = parts.iter().map(Part::values).sum();
+        assert_eq!(sum, stem_and_head + down + middle + up);
+    }
+
     /// The parts know as many weights as a network has, without those of its embedding, and with
     /// the biases of the ways around, which add up with others once and for all.
     #[test]

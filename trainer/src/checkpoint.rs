@@ -8,10 +8,8 @@ use std::sync::Arc;
 
 use burn::{
     module::Module,
-    store::ModuleRecord,
     tensor::{Device, Tensor, TensorData},
 };
-use burn_pack::{Reader, Writer};
 use fashion_ddpm::{Ema, UNet};
 use serde::{Deserialize, Serialize};
 
@@ -28,24 +26,9 @@ const FORMAT_VERSION: u32 = 1;
 /// Why a checkpoint cannot be gone on from.
 #[derive(Debug, thiserror::Error)]
 pub enum CheckpointError {
-    /// No container, or cut off.
-    #[error("the checkpoint is damaged ({0}); start again in another --run folder")]
-    Container(String),
-    /// A container that is no checkpoint, or of another version.
-    #[error(
-        "this is no checkpoint of this version of the trainer ({0}); start again in another --run folder"
-    )]
-    Foreign(String),
-    /// Bits that changed since it was written.
-    #[error(
-        "the checkpoint is damaged: expected the checksum {expected}, found {found}; start again in another --run folder"
-    )]
-    Checksum {
-        /// What the file says.
-        expected: String,
-        /// What its content says.
-        found: String,
-    },
+    /// No checkpoint, or a damaged one.
+    #[error("the checkpoint is {0}; start again in another --run folder")]
+    File(#[from] Flaw),
     /// Other images than it was trained on.
     #[error(
         "the run was begun on other images: expected SHA-256 {expected}, found {found}; name their folder with --data"
@@ -59,16 +42,6 @@ pub enum CheckpointError {
     /// A configuration that describes no training.
     #[error(transparent)]
     Train(#[from] TrainError),
-}
-
-impl From<Flaw> for CheckpointError {
-    fn from(flaw: Flaw) -> Self {
-        match flaw {
-            Flaw::Container(reason) => Self::Container(reason),
-            Flaw::Foreign(reason) => Self::Foreign(reason),
-            Flaw::Checksum { expected, found } => Self::Checksum { expected, found },
-        }
-    }
 }
 
 /// All of a run but its tensors.
@@ -87,7 +60,7 @@ pub struct Training {
 /// Makes the file.
 ///
 /// # Errors
-/// [`CheckpointError::Container`] where the container fails; [`TrainError::Diverged`] where the
+/// [`CheckpointError::File`] where the container fails; [`TrainError::Diverged`] where the
 /// losses are no numbers.
 pub fn encode(trainer: &mut Trainer) -> Result<Vec<u8>, CheckpointError> {
     trainer.settle()?;
@@ -114,7 +87,7 @@ pub fn encode(trainer: &mut Trainer) -> Result<Vec<u8>, CheckpointError> {
             bytes,
         ));
     }
-    let (bytes, _) = sealed::seal("training", &training, tensors).map_err(container)?;
+    let (bytes, _) = sealed::seal("training", &training, tensors)?;
     Ok(bytes)
 }
 
@@ -128,12 +101,7 @@ pub fn decode(
     device: &Device,
 ) -> Result<Trainer, CheckpointError> {
     let (training, tensors) = open(bytes)?;
-    if training.dataset_sha256 != dataset.sha256() {
-        return Err(CheckpointError::OtherData {
-            expected: training.dataset_sha256,
-            found: dataset.sha256().to_owned(),
-        });
-    }
+    same_images(&training.dataset_sha256, &dataset)?;
     let config = training.config;
     config.network.validate().map_err(TrainError::from)?;
     let mut parts: [Vec<burn_pack::Tensor>; 2] = Default::default();
@@ -153,24 +121,15 @@ pub fn decode(
     }
     let [model, average] = parts;
     let autodiff = device.clone().autodiff();
-    let load = |tensors, device: &Device| -> Result<UNet, CheckpointError> {
-        let bytes = Writer::new(tensors).into_bytes().map_err(container)?;
-        let record = ModuleRecord::from_bytes(bytes).map_err(foreign)?;
-        config
-            .network
-            .init(device)
-            .try_load_record(record)
-            .map_err(foreign)
-    };
-    let model = load(model, &autodiff)?;
-    let average = load(average, device)?;
-    let mut moment = |i: usize| {
+    let model = sealed::load(config.network.init(&autodiff), model)?;
+    let average = sealed::load(config.network.init(device), average)?;
+    let mut moment = |i: usize| -> Result<_, Flaw> {
         let tensor = moments[i]
             .take()
-            .ok_or_else(|| foreign("a moment is missing"))?;
-        let (_, dtype, shape, _, bytes) = tensor.into_parts().map_err(container)?;
+            .ok_or_else(|| Flaw::foreign("a moment is missing"))?;
+        let (_, dtype, shape, _, bytes) = tensor.into_parts()?;
         if shape.num_elements() != model.num_params() || shape.num_dims() != 1 {
-            return Err(foreign("a moment of another network"));
+            return Err(Flaw::foreign("a moment of another network"));
         }
         let data = TensorData::from_bytes(bytes, shape, dtype);
         Ok(Tensor::<1>::from_data(data, device))
@@ -191,6 +150,20 @@ pub fn decode(
     )?)
 }
 
+/// Whether what was trained on images of this checksum can be trained on with these.
+///
+/// # Errors
+/// [`CheckpointError::OtherData`] where they are others.
+pub(crate) fn same_images(expected: &str, dataset: &Dataset) -> Result<(), CheckpointError> {
+    match dataset.sha256() {
+        found if found == expected => Ok(()),
+        found => Err(CheckpointError::OtherData {
+            expected: expected.to_owned(),
+            found: found.to_owned(),
+        }),
+    }
+}
+
 /// Configuration and position, once the checksum is found to be true.
 ///
 /// # Errors
@@ -202,7 +175,8 @@ pub fn inspect(bytes: &[u8]) -> Result<Training, CheckpointError> {
 fn open(bytes: &[u8]) -> Result<(Training, Vec<burn_pack::Tensor>), CheckpointError> {
     let (training, tensors, _) = sealed::open::<Training>("training", bytes)?;
     if training.format_version != FORMAT_VERSION {
-        return Err(foreign(format!("version {}", training.format_version)));
+        let version = format_args!("version {}", training.format_version);
+        return Err(Flaw::foreign(version).into());
     }
     Ok((training, tensors))
 }
@@ -212,21 +186,11 @@ pub(crate) fn flatten(
     prefix: &str,
     model: &UNet,
 ) -> Result<Vec<burn_pack::Tensor>, CheckpointError> {
-    let bytes = model.clone().into_record().into_bytes().map_err(foreign)?;
-    let reader = Reader::from_bytes(bytes).map_err(container)?;
-    let mut tensors = reader.into_tensors().map_err(container)?;
+    let mut tensors = sealed::tensors(model.clone())?;
     for tensor in &mut tensors {
         tensor.name = format!("{prefix}.{}", tensor.name);
     }
     Ok(tensors)
-}
-
-fn container(error: burn_pack::Error) -> CheckpointError {
-    CheckpointError::Container(error.to_string())
-}
-
-fn foreign(reason: impl std::fmt::Display) -> CheckpointError {
-    CheckpointError::Foreign(reason.to_string())
 }
 
 #[cfg(test)]
@@ -294,10 +258,16 @@ mod tests {
             }
         }
         let error = decode(b"no checkpoint").unwrap_err();
-        assert!(matches!(error, CheckpointError::Container(_)), "{error}");
+        assert!(
+            matches!(error, CheckpointError::File(Flaw::Container(_))),
+            "{error}"
+        );
         let weights = trainer().weights("unknown").unwrap();
         let error = decode(&weights).unwrap_err();
-        assert!(matches!(error, CheckpointError::Foreign(_)), "{error}");
+        assert!(
+            matches!(error, CheckpointError::File(Flaw::Foreign(_))),
+            "{error}"
+        );
     }
 
     #[test]

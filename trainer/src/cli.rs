@@ -591,7 +591,7 @@ fn network(arguments: NetworkArguments) -> Result<(), Failure> {
         println!("{}: {steps} steps of {batch_size} images", out.display());
         return Ok(());
     }
-    let busy = load_average().map_or(String::new(), |load| {
+    let busy = device::load_average().map_or(String::new(), |load| {
         format!("; load average {load} before")
     });
     let measuring = Measuring {
@@ -621,12 +621,6 @@ fn network(arguments: NetworkArguments) -> Result<(), Failure> {
         files::write(out, json.as_bytes())?;
     }
     Ok(())
-}
-
-/// How many programs wanted to compute in the last minute, where the system says.
-fn load_average() -> Option<String> {
-    let text = std::fs::read_to_string("/proc/loadavg").ok()?;
-    text.split_whitespace().next().map(str::to_owned)
 }
 
 fn table(arguments: &TableArguments) -> Result<(), Failure> {

@@ -2,7 +2,7 @@
 
 #[cfg(any(feature = "cuda", feature = "wgpu"))]
 use std::panic;
-use std::{fmt, str::FromStr, thread};
+use std::{fmt, fs, str::FromStr, thread};
 
 use burn::tensor::Device;
 #[cfg(any(feature = "cuda", feature = "wgpu"))]
@@ -127,6 +127,12 @@ impl Found {
             (None, choice) => format!("a GPU ({choice})"),
         }
     }
+}
+
+/// How many programs wanted to compute in the last minute, where the system says.
+pub fn load_average() -> Option<String> {
+    let text = fs::read_to_string("/proc/loadavg").ok()?;
+    text.split_whitespace().next().map(str::to_owned)
 }
 
 /// Opens the device asked for, and computes a sum on it before trusting it.

@@ -19,13 +19,11 @@ use burn::{
         loss::CrossEntropyLossConfig,
     },
     optim::{AdamWConfig, GradientsParams},
-    store::ModuleRecord,
     tensor::{
         DType, Device, Int, Tensor, TensorData,
         activation::{silu, softmax},
     },
 };
-use burn_pack::{Reader, Writer};
 use fashion_ddpm::{
     Garment,
     noise::{IMAGE_SIZE, PIXELS},
@@ -65,24 +63,9 @@ const LAST_SIZE: usize = 4;
 /// Why there is no judge.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum JudgeError {
-    /// No container, or cut off.
-    #[error("the judge's file is damaged ({0}); make one by `trainer train-judge`")]
-    Container(String),
-    /// A container that holds no judge of ours.
-    #[error(
-        "expected the judge's file, found another ({0}); use one made by `trainer train-judge`"
-    )]
-    Foreign(String),
-    /// Bits that changed since it was written.
-    #[error(
-        "the judge's file is damaged: expected the checksum {expected}, found {found}; fetch it again"
-    )]
-    Checksum {
-        /// What the file says.
-        expected: String,
-        /// What its content says.
-        found: String,
-    },
+    /// No judge's file, or a damaged one.
+    #[error("the judge's file is {0}; make one by `trainer train-judge`")]
+    File(#[from] Flaw),
     /// Nothing to hold out, or nothing to learn from.
     #[error("a judge needs at least {least} training images, not {found}; use the full data set")]
     TooFew {
@@ -94,16 +77,6 @@ pub enum JudgeError {
     /// The loss is no number any more.
     #[error("the loss became {0}: training diverged; choose another --seed")]
     Diverged(f64),
-}
-
-impl From<Flaw> for JudgeError {
-    fn from(flaw: Flaw) -> Self {
-        match flaw {
-            Flaw::Container(reason) => Self::Container(reason),
-            Flaw::Foreign(reason) => Self::Foreign(reason),
-            Flaw::Checksum { expected, found } => Self::Checksum { expected, found },
-        }
-    }
 }
 
 /// What a judge's file says about itself.
@@ -405,7 +378,7 @@ pub fn train(
     let (_, epoch, classifier) = best.expect("there is at least one epoch");
 
     // What is measured is what is written: the rounded weights.
-    let tensors = rounded(&classifier)?;
+    let tensors = converted(sealed::tensors(classifier)?, DType::F16)?;
     let classifier = load(tensors.clone())?;
     let everything: Vec<usize> = (0..test.len()).collect();
     let test_part = part(test, &everything);
@@ -424,7 +397,7 @@ pub fn train(
         train_sha256: training.sha256().to_owned(),
         test_sha256: test.sha256().to_owned(),
     };
-    let (bytes, sha256) = sealed::seal("judge", &card, tensors).map_err(container)?;
+    let (bytes, sha256) = sealed::seal("judge", &card, tensors)?;
     let judge = Judge {
         classifier,
         card,
@@ -503,7 +476,8 @@ fn generator(seed: u32, epoch: u32) -> impl Rng {
 pub fn decode(bytes: &[u8]) -> Result<Judge, JudgeError> {
     let (card, tensors, sha256) = sealed::open::<JudgeCard>("judge", bytes)?;
     if card.format_version != FORMAT_VERSION {
-        return Err(foreign(format!("version {}", card.format_version)));
+        let version = format_args!("version {}", card.format_version);
+        return Err(Flaw::foreign(version).into());
     }
     Ok(Judge {
         classifier: load(tensors)?,
@@ -512,48 +486,23 @@ pub fn decode(bytes: &[u8]) -> Result<Judge, JudgeError> {
     })
 }
 
-/// The classifier's tensors in half precision.
-fn rounded(classifier: &Classifier) -> Result<Vec<burn_pack::Tensor>, JudgeError> {
-    let bytes = classifier
-        .clone()
-        .into_record()
-        .into_bytes()
-        .map_err(container)?;
-    let reader = Reader::from_bytes(bytes).map_err(container)?;
-    let tensors = reader.into_tensors().map_err(container)?;
-    converted(tensors, DType::F16)
-}
-
 /// A classifier with these weights, in f32 on the CPU.
-fn load(tensors: Vec<burn_pack::Tensor>) -> Result<Classifier, JudgeError> {
-    let bytes = Writer::new(converted(tensors, DType::F32)?)
-        .into_bytes()
-        .map_err(container)?;
-    let record = ModuleRecord::from_bytes(bytes).map_err(foreign)?;
-    Classifier::new(&kernels::cpu())
-        .try_load_record(record)
-        .map_err(foreign)
+fn load(tensors: Vec<burn_pack::Tensor>) -> Result<Classifier, Flaw> {
+    let tensors = converted(tensors, DType::F32)?;
+    sealed::load(Classifier::new(&kernels::cpu()), tensors)
 }
 
 fn converted(
     tensors: Vec<burn_pack::Tensor>,
     dtype: DType,
-) -> Result<Vec<burn_pack::Tensor>, JudgeError> {
+) -> Result<Vec<burn_pack::Tensor>, Flaw> {
     let convert = |tensor| {
         weights::converted(tensor, dtype).map_err(|error| match error {
-            WeightsError::Architecture(found) => foreign(found),
-            other => container(other),
+            WeightsError::Architecture(found) => Flaw::Foreign(found),
+            other => Flaw::Container(other.to_string()),
         })
     };
     tensors.into_iter().map(convert).collect()
-}
-
-fn container(error: impl std::fmt::Display) -> JudgeError {
-    JudgeError::Container(error.to_string())
-}
-
-fn foreign(reason: impl std::fmt::Display) -> JudgeError {
-    JudgeError::Foreign(reason.to_string())
 }
 
 #[cfg(test)]
@@ -607,11 +556,15 @@ mod tests {
         let mut flipped = good.to_vec();
         let middle = flipped.len() - 1000;
         flipped[middle] ^= 1;
-        assert!(matches!(decode(&flipped), Err(JudgeError::Checksum { .. })));
-        assert!(decode(&good[..good.len() / 2]).is_err());
-        assert!(matches!(decode(b""), Err(JudgeError::Container(_))));
+        let flaw = |bytes: &[u8]| match decode(bytes) {
+            Err(JudgeError::File(flaw)) => flaw,
+            other => panic!("{other:?}"),
+        };
+        assert!(matches!(flaw(&flipped), Flaw::Checksum { .. }));
+        assert!(matches!(flaw(&good[..good.len() / 2]), Flaw::Container(_)));
+        assert!(matches!(flaw(b""), Flaw::Container(_)));
         let weights = include_bytes!("../../tests/data/tiny.bpk");
-        assert!(matches!(decode(weights), Err(JudgeError::Foreign(_))));
+        assert!(matches!(flaw(weights), Flaw::Foreign(_)));
     }
 
     /// The threshold leaves its share below it.

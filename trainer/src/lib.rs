@@ -8,6 +8,7 @@
 //! | AdamW | `optimizer.rs` |
 //! | networks by name, and what they cost | `network.rs` |
 //! | what a killed run goes on from | `checkpoint.rs` |
+//! | files of tensors with a checksum | `sealed.rs` |
 //! | a run's folder: checkpoints, log, loss curve, grids | `run.rs`, `curve.rs` |
 //! | garments from weights, to PNG and NPY | `sample.rs`, `picture.rs` |
 //! | the classifier that looks at samples | `judge.rs` |
@@ -39,7 +40,7 @@ pub mod picture;
 pub mod progress;
 pub mod run;
 pub mod sample;
-mod sealed;
+pub mod sealed;
 pub mod table;
 pub mod train;
 

@@ -265,6 +265,14 @@ pub enum RunError {
     Curve(String),
 }
 
+impl RunError {
+    /// About the file with a state.
+    fn at(path: &Path) -> impl FnOnce(CheckpointError) -> Self {
+        let path = path.to_owned();
+        |source| Self::Checkpoint { path, source }
+    }
+}
+
 /// `run.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RunRecord {
@@ -448,10 +456,7 @@ fn read(
     device: &burn::tensor::Device,
 ) -> Result<Trainer, RunError> {
     let bytes = files::read(path)?;
-    checkpoint::decode(&bytes, dataset, device).map_err(|source| RunError::Checkpoint {
-        path: path.to_owned(),
-        source,
-    })
+    checkpoint::decode(&bytes, dataset, device).map_err(RunError::at(path))
 }
 
 /// The state of another run after one of its epochs, or its last one where none is named.
@@ -518,11 +523,7 @@ fn branch_from_weights(
         source,
     })?;
     let metadata = weights.metadata;
-    if metadata.dataset_sha256 != dataset.sha256() {
-        let (expected, found) = (metadata.dataset_sha256, dataset.sha256().to_owned());
-        let source = CheckpointError::OtherData { expected, found };
-        return Err(RunError::Checkpoint { path, source });
-    }
+    checkpoint::same_images(&metadata.dataset_sha256, &dataset).map_err(RunError::at(&path))?;
     let no_record = |record: PathBuf, reason: String| RunError::NoRecord {
         record,
         weights: path.clone(),
@@ -569,10 +570,10 @@ fn branch_from_weights(
 /// gets it; one that is gone on with must have it.
 fn find_end(options: &Options, begun: bool, trainer: &mut Trainer) -> Result<u64, RunError> {
     let asked = options.length.map(|length| match length {
-        Length::Epochs(epochs) => u64::from(epochs) * trainer.steps_per_epoch() as u64,
+        Length::Epochs(epochs) => trainer.steps_of(epochs),
         Length::Images(images) => trainer.steps_for(images),
     });
-    let default = u64::from(EPOCHS) * trainer.steps_per_epoch() as u64;
+    let default = trainer.steps_of(EPOCHS);
     let steps = options
         .decay_epochs
         .map(|epochs| (epochs * trainer.steps_per_epoch() as f64).round() as u64);
@@ -641,10 +642,7 @@ fn same<T: PartialEq + ToString>(
 }
 
 fn save(path: &Path, trainer: &mut Trainer) -> Result<(), RunError> {
-    let bytes = checkpoint::encode(trainer).map_err(|source| RunError::Checkpoint {
-        path: path.to_owned(),
-        source,
-    })?;
+    let bytes = checkpoint::encode(trainer).map_err(RunError::at(path))?;
     Ok(files::write(path, &bytes)?)
 }
 

@@ -311,12 +311,13 @@ impl Trainer {
         let autodiff = device.clone().autodiff();
         let record = average.clone().into_record();
         let model = config.network.init(&autodiff).load_record(record);
-        let optimizer = AdamW::new(&model);
-        let epochs = u64::from(position.epoch);
-        let updates = epochs * dataset.len().div_ceil(config.batch_size) as u64;
-        let ema = Ema::resume(average, config.ema_decay, updates);
+        let (optimizer, ema) = (AdamW::new(&model), Ema::new(&model, config.ema_decay));
         let parts = (model, optimizer, ema);
-        Self::assemble(config, dataset, device, parts, position)
+        let mut trainer = Self::assemble(config, dataset, device, parts, position)?;
+        // An average that is no beginning any more: it does not warm up.
+        let (decay, updates) = (trainer.config.ema_decay, trainer.steps_taken());
+        trainer.ema = Ema::resume(average, decay, updates);
+        Ok(trainer)
     }
 
     /// Puts a trainer together from its parts, as a checkpoint keeps them.
@@ -378,10 +379,15 @@ impl Trainer {
         self.dataset.len().div_ceil(self.config.batch_size)
     }
 
+    /// Steps of so many epochs.
+    pub fn steps_of(&self, epochs: u32) -> u64 {
+        u64::from(epochs) * self.steps_per_epoch() as u64
+    }
+
     /// Steps taken in all.
     pub fn steps_taken(&self) -> u64 {
         let Position { epoch, step, .. } = self.position;
-        u64::from(epoch) * self.steps_per_epoch() as u64 + step as u64
+        self.steps_of(epoch) + step as u64
     }
 
     /// Size of the next step.
@@ -634,6 +640,16 @@ mod tests {
         Dataset::read(&folder, Split::Train).unwrap()
     }
 
+    /// A network that is trained in no time.
+    fn small() -> UNetConfig {
+        UNetConfig {
+            pixel_unshuffle: 4,
+            channels: vec![8],
+            attention: vec![false],
+            ..UNetConfig::default()
+        }
+    }
+
     #[test]
     fn an_epoch_shows_every_image_once_in_an_order_of_its_own() {
         let first = order(3, 0, 1000);
@@ -806,12 +822,7 @@ mod tests {
     #[test]
     fn averaged_weights_are_gone_on_with() {
         let config = TrainConfig {
-            network: UNetConfig {
-                pixel_unshuffle: 4,
-                channels: vec![8],
-                attention: vec![false],
-                ..UNetConfig::default()
-            },
+            network: small(),
             batch_size: 500,
             ..TrainConfig::default()
         };
@@ -835,6 +846,7 @@ mod tests {
         assert_eq!((own.t, own.noise), (twin.t, twin.noise));
         assert_eq!((own.x_0, own.labels), (twin.x_0, twin.labels));
         assert_eq!(trainer.steps_taken(), 2);
+        assert_eq!(trainer.ema.updates(), trunk.ema.updates());
         assert_eq!(trainer.learning_rate(), 1e-3 / 500.0);
         trainer.step();
         assert_ne!(bits(trainer.averaged()), bits(&average));
@@ -865,12 +877,7 @@ mod tests {
     #[test]
     fn divergence_is_noticed() {
         let config = TrainConfig {
-            network: UNetConfig {
-                pixel_unshuffle: 4,
-                channels: vec![8],
-                attention: vec![false],
-                ..UNetConfig::default()
-            },
+            network: small(),
             learning_rate: 1e30,
             warm_up_steps: 0,
             batch_size: 2,

@@ -423,18 +423,25 @@ fn a_branch_of_exported_weights() {
     let data = excerpt();
     let trunk = path("trunk");
     let settings = ["--network", NETWORK, "--batch-size", "24", "--epochs", "2"];
-    let out = path("weights/second.bpk");
+    let settings = [&settings[..], &["--seed", "5"]].concat();
+    let (first, second) = (path("weights/first.bpk"), path("weights/second.bpk"));
     for arguments in [
         &on_excerpt(&data, &trunk, &settings)[..],
-        &["export", text(&trunk), "--out", text(&out)],
+        &[
+            "export",
+            text(&trunk),
+            "--epoch",
+            "1",
+            "--out",
+            text(&first),
+        ],
+        &["export", text(&trunk), "--out", text(&second)],
     ] {
         assert!(run(arguments).status.success(), "{arguments:?}");
     }
-    let begin = |name: &str| {
-        let exported = path("weights");
-        let more = ["--branch-from", text(&exported), "--decay-epochs", "1"];
-        run(&on_excerpt(&data, &path(name), &more))
-    };
+    let exported = path("weights");
+    let exported = ["--branch-from", text(&exported), "--decay-epochs", "1"];
+    let begin = |name: &str| run(&on_excerpt(&data, &path(name), &exported));
     let stderr = |output: &Output| String::from_utf8_lossy(&output.stderr).into_owned();
     let refused = begin("refused");
     assert!(
@@ -459,6 +466,34 @@ fn a_branch_of_exported_weights() {
         .collect();
     assert!(losses[2] < losses[1] && losses[1] < losses[0], "{losses:?}");
 
+    // The weights of another epoch, where they are asked for; or none.
+    let earlier = |epoch, name: &str| {
+        let more = [&exported[..], &["--at-epoch", epoch]].concat();
+        run(&on_excerpt(&data, &path(name), &more))
+    };
+    assert!(earlier("1", "earlier").status.success());
+    let position = state(&path("earlier")).position().clone();
+    assert_eq!(position.epoch, 2);
+    assert_eq!(position.history[0], before.position().history[0]);
+    let refused = earlier("3", "refused");
+    let there = "no state after epoch 3; it has 1 to 2";
+    assert!(stderr(&refused).contains(there), "{}", stderr(&refused));
+
+    // Other images than the weights were trained on.
+    let others = data_folder();
+    let refused = run(&on_excerpt(others.path(), &path("refused"), &exported));
+    let word = "begun on other images";
+    assert!(stderr(&refused).contains(word), "{}", stderr(&refused));
+
+    // Weights from within an epoch, of more images than the record's epochs show.
+    let within = path("within");
+    let more = ["--network", NETWORK, "--max-images", "1100"];
+    assert!(run(&on_excerpt(&data, &within, &more)).status.success());
+    std::fs::copy(within.join("ema/images-00001128.bpk"), &second).unwrap();
+    let refused = begin("refused");
+    let word = "expected 1128 images";
+    assert!(stderr(&refused).contains(word), "{}", stderr(&refused));
+
     // A record of another training beside the weights.
     let record = std::fs::read_to_string(trunk.join("run.json")).unwrap();
     let other = record.replace("linear", "cosine");
@@ -466,7 +501,7 @@ fn a_branch_of_exported_weights() {
     std::fs::write(path("weights/run.json"), other).unwrap();
     let refused = begin("refused");
     assert!(
-        stderr(&refused).contains("does not describe the training of"),
+        stderr(&refused).contains("(another network, schedule"),
         "{}",
         stderr(&refused)
     );

@@ -134,40 +134,8 @@ impl Tile {
         stages.max(self.threads() * SEGMENT)
     }
 
-    fn height(&self) -> usize {
-        self.size_out[0]
-    }
-
-    fn width(&self) -> usize {
-        self.size_out[1]
-    }
-
-    fn height_in(&self) -> usize {
-        self.size_in[0]
-    }
-
-    fn width_in(&self) -> usize {
-        self.size_in[1]
-    }
-
-    fn shortcut_first(&self) -> usize {
-        self.shortcut[0]
-    }
-
-    fn shortcut_second(&self) -> usize {
-        self.shortcut[1]
-    }
-
     fn shortcut_channels(&self) -> usize {
         self.shortcut[0] + self.shortcut[1]
-    }
-
-    fn shift_rows(&self) -> usize {
-        self.shifts[0]
-    }
-
-    fn shift_columns(&self) -> usize {
-        self.shifts[1]
     }
 }
 
@@ -190,8 +158,8 @@ pub(super) fn conv2d(
     first_shift: u32,
     #[comptime] tile: Tile,
 ) {
-    let height = comptime!(tile.height());
-    let width = comptime!(tile.width());
+    let height = comptime!(tile.size_out[0]);
+    let width = comptime!(tile.size_out[1]);
     let channels_out = comptime!(tile.channels_out);
     let lanes = comptime!(tile.lanes);
     let slices = comptime!(tile.slices);
@@ -299,7 +267,7 @@ pub(super) fn conv2d(
 
     #[comptime]
     if let ComptimeOption::Some(shortcut_weight) = shortcut_weight {
-        let a = comptime!(tile.shortcut_first());
+        let a = comptime!(tile.shortcut[0]);
         let both = comptime!(tile.shortcut_channels());
         let plane = height * width;
         let at = line * width + segment * SEGMENT;
@@ -325,7 +293,7 @@ pub(super) fn conv2d(
                     tile,
                 );
             }
-            for channel in 0..comptime!(tile.shortcut_second()) {
+            for channel in 0..comptime!(tile.shortcut[1]) {
                 let mut seen = Array::<f32>::new(SEGMENT);
                 #[comptime]
                 if let ComptimeOption::Some(shortcut_b) = shortcut_b {
@@ -352,7 +320,7 @@ pub(super) fn conv2d(
                 sync_cube();
                 let first = stage * staged;
                 let mut i = unit;
-                while i < comptime!(tile.staged_shortcut() * tile.width()) {
+                while i < comptime!(tile.staged_shortcut() * tile.size_out[1]) {
                     let channel = first + i / width;
                     let at = line * width + i % width;
                     let mut found = 0.0f32;
@@ -427,12 +395,12 @@ pub(super) fn conv2d(
             }
             #[comptime]
             if let ComptimeOption::Some(shifts) = shifts {
-                let mut row = image % comptime!(tile.shift_rows());
+                let mut row = image % comptime!(tile.shifts[0]);
                 #[comptime]
                 if let ComptimeOption::Some(shift_rows) = shift_rows {
                     row = shift_rows[image] as usize;
                 }
-                let at = row * comptime!(tile.shift_columns()) + first_shift as usize;
+                let at = row * comptime!(tile.shifts[1]) + first_shift as usize;
                 sum += shifts[at + channel];
             }
             let at = ((image * channels_out + channel) * height + line) * width + column;
@@ -470,8 +438,8 @@ fn look(
 ) -> f32 {
     let padding = comptime!(tile.kernel / 2);
     let fold = comptime!(tile.fold);
-    let width_in = comptime!(tile.width_in());
-    let plane = comptime!(tile.height_in() * tile.width_in());
+    let width_in = comptime!(tile.size_in[1]);
+    let plane = comptime!(tile.size_in[0] * tile.size_in[1]);
     let stored = comptime!(tile.channels_in / (tile.fold * tile.fold));
     let mut image_in = image;
     if comptime!(tile.images_in > 0) {
@@ -479,9 +447,9 @@ fn look(
     }
     // Selected, not branched: a branch for each value takes software minutes to compile.
     let first = padding.runtime();
-    let lines = comptime!(tile.height_in() * tile.upsample / tile.fold + tile.kernel / 2).runtime();
+    let lines = comptime!(tile.size_in[0] * tile.upsample / tile.fold + tile.kernel / 2).runtime();
     let columns =
-        comptime!(tile.width_in() * tile.upsample / tile.fold + tile.kernel / 2).runtime();
+        comptime!(tile.size_in[1] * tile.upsample / tile.fold + tile.kernel / 2).runtime();
     let line = select(at_line >= padding, at_line, lines);
     let column = select(at_column >= padding, at_column, columns);
     let inside = select(line < lines, column, columns) < columns;

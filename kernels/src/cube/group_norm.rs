@@ -41,14 +41,6 @@ impl Shape {
         }
     }
 
-    fn first(&self) -> usize {
-        self.channels[0]
-    }
-
-    fn second(&self) -> usize {
-        self.channels[1]
-    }
-
     fn group(&self) -> usize {
         (self.channels[0] + self.channels[1]) / self.groups
     }
@@ -71,8 +63,8 @@ pub(super) fn group_norm_silu(
     epsilon: f32,
     #[comptime] shape: Shape,
 ) {
-    let first = comptime!(shape.first());
-    let second = comptime!(shape.second());
+    let first = comptime!(shape.channels[0]);
+    let second = comptime!(shape.channels[1]);
     let plane = comptime!(shape.plane);
     let size = comptime!(shape.size());
     let team = comptime!(shape.team);
@@ -90,7 +82,7 @@ pub(super) fn group_norm_silu(
     let from_a = (image * first + channel) * plane;
     let mut from_b = 0usize;
     let mut in_a = size.runtime();
-    if comptime!(shape.second() > 0) {
+    if comptime!(shape.channels[1] > 0) {
         // Values of the group that stand in `a`: none, some or all.
         in_a = 0usize.runtime();
         if channel < first {

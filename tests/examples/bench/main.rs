@@ -27,6 +27,7 @@ use fashion_ddpm_tests::server::{Line, Server};
 use launches::Found;
 use onnx::Exported;
 use serde_json::{Value, json};
+use trainer::device::load_average;
 
 /// The document of one contender: `setUp`, then `measure(steps)`, which resolves to the milliseconds a
 /// step and the sums of what one step more asks of WebGPU. And `launches`, of our engine alone.
@@ -295,12 +296,10 @@ const VISITOR: &str = "
 
 /// How busy the machine is, where it says so.
 fn load() -> String {
-    let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    let mut words = load.split(' ');
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    match words.next() {
-        Some(load) if !load.is_empty() => format!("load {load} on {cores} cores"),
-        _ => format!("{cores} cores"),
+    match load_average() {
+        Some(load) => format!("load {load} on {cores} cores"),
+        None => format!("{cores} cores"),
     }
 }
 

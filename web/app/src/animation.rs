@@ -68,24 +68,10 @@ fn enlarge(pixels: &[u8], columns: usize) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use protocol::{Picture, StepInfo};
 
     fn run(steps: usize, count: u32) -> Frames {
-        let picture = Picture {
-            seed: 1,
-            garment: "any".to_owned(),
-            sampler: "ddim".to_owned(),
-            steps: steps as u32,
-            guidance: 1.0,
-            count,
-        };
-        let step = StepInfo {
-            t: 0,
-            sqrt_alpha_cumprod: 0.6,
-            sqrt_one_minus_alpha_cumprod: 0.8,
-        };
         let size = count as usize * 784;
-        let mut frames = Frames::new(picture, None, vec![step; steps]);
+        let mut frames = crate::store::tests::frames(count, steps);
         for step in 0..steps {
             let x: Vec<f32> = (0..size)
                 .map(|i| (i + step) as f32 % 7.0 / 3.5 - 1.0)

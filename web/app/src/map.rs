@@ -137,6 +137,16 @@ pub fn interval(kept: u32, n: u32) -> [f64; 2] {
     [(middle - half).min(share), (middle + half).max(share)]
 }
 
+/// A share of some samples, with its 95 % interval by bootstrap, and the verb. Where there was none,
+/// each draw of the bootstrap has none: such an interval says nothing, and the count is all there is.
+pub fn how_many(share: f64, interval: [f64; 2]) -> String {
+    if share == 0.0 {
+        return "none is".to_owned();
+    }
+    let [share, low, high] = [share, interval[0], interval[1]].map(|share| 100.0 * share);
+    format!("{share:.1} % ({low:.1} to {high:.1} %) are")
+}
+
 /// Stops of a run to show in a strip of this many pictures from stop `first` to the last one, both
 /// included.
 pub fn strip(first: usize, last: usize, pictures: usize) -> Vec<usize> {
@@ -213,6 +223,13 @@ mod tests {
         seen.sort_unstable();
         seen.dedup();
         assert_eq!(seen, (0..=255).collect::<Vec<u8>>());
+    }
+
+    #[test]
+    fn none_of_the_samples_is_no_share() {
+        assert_eq!(how_many(0.0, [0.0, 0.0]), "none is");
+        let two_of_2048 = how_many(2.0 / 2048.0, [0.0, 0.0028]);
+        assert_eq!(two_of_2048, "0.1 % (0.0 to 0.3 %) are");
     }
 
     #[test]

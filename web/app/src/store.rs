@@ -145,10 +145,11 @@ fn predict(x_t: &[f32], pred_noise: &[f32], step: &StepInfo) -> Prediction {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    fn frames(count: u32, steps: usize) -> Frames {
+    /// A run of which nothing has been computed.
+    pub(crate) fn frames(count: u32, steps: usize) -> Frames {
         let picture = Picture {
             seed: 0,
             garment: "any".to_owned(),

@@ -6,7 +6,7 @@
 
 use std::{cell::RefCell, collections::VecDeque, rc::Rc};
 
-use fashion_ddpm::sampler::to_pixel;
+use fashion_ddpm::sampler::{to_pixel, to_pixels};
 use js_sys::Reflect;
 use protocol::{ErrorCode, Picture};
 use serde::Serialize;
@@ -401,7 +401,7 @@ impl Sampling {
         let Some(frames) = &mut self.frames else {
             return;
         };
-        let pixels: Vec<u8> = x_0.iter().map(|x| to_pixel(*x)).collect();
+        let pixels = to_pixels(&x_0);
         frames.finish(x_0);
         let picture = &frames.picture;
         let detail = dom::plain(&told::Done {

@@ -13,7 +13,7 @@ use crate::{
     data::Map,
     dom::{self, find, set_attribute, set_text},
     figures::sampling::{self, grouped},
-    map::{Frame, Path, looks_like},
+    map::{Frame, Path, how_many, looks_like},
     page::Page,
     pen::{self, COLOURS, Pen},
     state::Sampler,
@@ -152,15 +152,14 @@ impl Clusters {
         let Some((name, count, suspicious)) = found else {
             return;
         };
-        let [low, high] = suspicious.interval.map(|share| 100.0 * share);
         let text = format!(
             "And of copies of any of the 60,000 training images? Of {} samples ({}, epoch {}) \
-             {:.1} % ({low:.1} to {high:.1} %) are nearer to one than 99 % of the test images are. Of \
-             pictures that know nothing of the training images it would be 1 %.",
+             {} nearer to one than 99 % of the test images are. Of pictures that know nothing of the \
+             training images it would be 1 %.",
             grouped(count.into()),
             way_of(name),
             epoch.unwrap_or_default(),
-            100.0 * suspicious.value,
+            how_many(suspicious.value, suspicious.interval),
         );
         set_text(&self.copies, &text);
     }
