@@ -357,8 +357,8 @@ impl std::fmt::Debug for Recording {
 }
 
 impl Recording {
-    /// Runs `work` once in earnest, so that all it needs is compiled and allocated, and once more
-    /// only on paper.
+    /// Runs `work` twice in earnest, so that all it needs is compiled and allocated, and once more only
+    /// on paper.
     ///
     /// # Errors
     /// The device's complaint, where it does not replay.

@@ -501,6 +501,31 @@ fn a_step_on_webgpu_is_one_recording_replayed() {
     }
 }
 
+/// Pictures of one image and of many, with guidance and without, in any order: each kind has a
+/// recording of its own, made in what memory the others have left, and computes what the CPU does.
+#[test]
+fn a_recording_finds_room_beside_the_others() {
+    let kinds = [(1, 1.0), (3, 2.0), (17, 1.0), (2, 1.0), (40, 1.5), (5, 3.0)];
+    let requests: Vec<Value> = (kinds.iter().enumerate())
+        .map(|(run, (count, guidance))| {
+            let mut picture = request("ddpm", 3, "coat");
+            picture["count"] = json!(count);
+            picture["guidance"] = json!(guidance);
+            let send = json!({ "type": "run", "run": run, "picture": picture, "paused": false });
+            json!({ "send": send, "until": ["done"] })
+        })
+        .collect();
+    let [gpu, cpu] = ["webgpu", "cpu"].map(|engine| ask_engine(engine, json!(requests)));
+    for (i, (count, guidance)) in kinds.into_iter().enumerate() {
+        let [found, expected] = [&gpu, &cpu].map(|answer| floats(&answer["answers"][i][1]));
+        let off = distance(&found, &expected);
+        let what = format!("{count} images, guidance {guidance}");
+        assert_eq!(found.len(), count * PIXELS, "{what}");
+        // At the largest t a step divides by sqrt(alpha_bar_t), and rounding with it.
+        assert!(off <= f32::from(LEVELS) / 127.5, "{what}: off by {off}");
+    }
+}
+
 /// What any visitor can run: three rows, a line to copy, and a way out at any time.
 #[test]
 fn the_benchmark_measures_and_can_be_stopped() {

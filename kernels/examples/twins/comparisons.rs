@@ -292,7 +292,7 @@ impl<Report: FnMut(&str, &str, f32)> Comparisons<Report> {
             let recording = Recording::of(&self.gpu, || {
                 kernels::reverse_step(prediction.clone(), &state);
             })?;
-            // Recording has taken a step in earnest.
+            // Recording has taken steps in earnest.
             kernels::assign(&state.coefficients, coefficients);
             kernels::assign(&state.noise, noise);
             kernels::assign(&state.x, x);

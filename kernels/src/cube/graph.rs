@@ -12,11 +12,16 @@ pub(crate) struct Graph {
 }
 
 impl Graph {
-    /// Runs `work` once in earnest, so that all it needs is compiled and allocated, and once more
-    /// only on paper.
+    /// Runs `work` twice in earnest, so that all it needs is compiled and allocated, and once more only
+    /// on paper.
+    ///
+    /// On paper nothing can be allocated. Of the two runs in earnest the first one takes what memory
+    /// happens to be free, in pieces that are free no more for the second one: this one finds what
+    /// the work itself leaves behind, as does the one on paper.
     pub(crate) fn capture(device: &Device, mut work: impl FnMut()) -> Result<Self, String> {
         let dispatch = device.as_dispatch();
         Dispatch::graph_prepare(dispatch).map_err(|error| error.to_string())?;
+        work();
         work();
         Dispatch::graph_start_capture(dispatch).map_err(|error| error.to_string())?;
         work();
