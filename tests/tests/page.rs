@@ -531,6 +531,7 @@ fn a_recording_finds_room_beside_the_others() {
 fn the_benchmark_measures_and_can_be_stopped() {
     let server = Server::of(dist());
     let browser = Browser::chromium(Gpu::NoAdapter);
+    browser.at_first(&three_cores(""));
     open(&browser, &server, "?engine=cpu");
     browser.wait_for("ready");
     browser.script(
@@ -576,7 +577,7 @@ fn the_benchmark_measures_and_can_be_stopped() {
     let line = browser.script(script, json!([]));
     let line = line.as_str().unwrap_or_default();
     for part in [
-        "CPU (WebAssembly), 1 thread",
+        "CPU (WebAssembly), a thread an image, up to 3",
         "1 image ",
         "16 images ",
         &rows[0][1],
