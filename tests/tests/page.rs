@@ -724,6 +724,55 @@ fn several_images_are_shared_by_the_cores() {
     assert_quiet(&browser);
 }
 
+/// All workers but the first tell 1.5 s late that they are ready.
+const LATE: &str = "
+    const Prompt = Worker;
+    let first = true;
+    window.Worker = function (url, options) {
+        const worker = new Prompt(url, options);
+        if (!first) worker.addEventListener('message', (event) => {
+            if (event.data[0].type != 'ready' || event.late) return;
+            event.stopImmediatePropagation();
+            const { data } = event;
+            const late = Object.assign(new MessageEvent('message', { data }), { late: true });
+            setTimeout(() => worker.dispatchEvent(late), 1500);
+        });
+        first = false;
+        return worker;
+    };
+    Worker.prototype = Prompt.prototype;";
+
+/// An engine that tells of earlier weights when the page has chosen others already is not taken to have
+/// these.
+#[test]
+fn late_weights_of_another_epoch_are_not_shared() {
+    let server = Server::of(dist());
+    let browser = Browser::chromium(Gpu::NoAdapter);
+    browser.at_first(&three_cores(""));
+    browser.at_first(LATE);
+    let chosen = weights_index().models[1].clone();
+    assert_ne!(chosen.epoch, default_entry().epoch);
+    open(&browser, &server, &FOUR.query("cpu"));
+    browser.click(&browser.wait_enabled("button", "Sample a garment"));
+    browser.wait("two more engines", || {
+        let engines = browser.script("return window.images.length", json!([]));
+        (engines == 3).then_some(())
+    });
+    assert_eq!(browser.count("frame"), 0, "the run waits for the others");
+    browser.click(&browser.wait_enabled("button", "Stop"));
+    browser.set(
+        &browser.find("combobox", "Epoch"),
+        &chosen.epoch.to_string(),
+    );
+    // Until they have told of the weights that nobody wants any more.
+    std::thread::sleep(Duration::from_secs(3));
+    browser.click(&browser.wait_enabled("button", "Sample a garment"));
+    let done = browser.wait_for("done");
+    let (_, expected) = FOUR.sample(&weights_of(&chosen));
+    assert_same_picture(&pixels(&done), &expected, "three engines and the trainer");
+    assert_quiet(&browser);
+}
+
 /// Where another engine cannot be had, or does not answer, the first one computes everything.
 #[test]
 fn what_cannot_be_shared_is_computed_alone() {

@@ -245,8 +245,11 @@ impl Inner {
         let member = self.members.get_mut(index)?;
         match event {
             Event::Ready { .. } if index > 0 => {
-                member.weights = Stage::Loaded;
-                self.let_go();
+                // Or else of weights that the page has given up since.
+                if member.weights == Stage::AskedFor {
+                    member.weights = Stage::Loaded;
+                    self.let_go();
+                }
                 None
             }
             Event::Error { fatal, .. }
