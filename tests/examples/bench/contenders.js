@@ -103,10 +103,11 @@ async function ours(batch, onGpu, weights, question) {
     run: async (steps) => {
       const { ms, before, after } = await walk(worker, 1, steps, batch);
       if (!onGpu) return { ms: ms / steps, counts: {} };
-      // A run begins and ends with work of its own: what a step adds is what twice as many add.
-      const longer = await walk(worker, 1, 2 * steps, batch);
-      const own = perStep(before, after, 1);
-      return { ms: ms / steps, counts: perStep(own, perStep(longer.before, longer.after, 1), steps) };
+      // A run begins and ends with work of its own: what a step adds is what another number of them adds.
+      const others = steps === 1 ? 2 : Math.ceil(steps / 2);
+      const other = await walk(worker, 1, others, batch);
+      const [own, theirs] = [perStep(before, after, 1), perStep(other.before, other.after, 1)];
+      return { ms: ms / steps, counts: perStep(theirs, own, steps - others) };
     },
   };
 }

@@ -123,7 +123,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         .into_iter()
         .filter(|(title, _)| wanted(title))
         .collect();
-    contenders(&browser, &exported, cases, steps, rounds)?;
+    contenders(&browser, gpu, &exported, cases, steps, rounds)?;
     drop(browser);
 
     for batch in [1, 16] {
@@ -153,6 +153,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 /// Lets the contenders with these titles take turns.
 fn contenders(
     browser: &Browser,
+    gpu: Gpu,
     exported: &Exported,
     cases: Vec<(String, (&str, u32, bool))>,
     steps: u32,
@@ -175,10 +176,12 @@ fn contenders(
             return Err(format!("{title}: another network, its answer is off by {off}").into());
         }
         println!("{title}: {version}; off by {off:.1e}");
-        // A step of a large batch takes as long as many, and on the CPU it may be over in no time.
-        let steps = match on_gpu {
-            true => (steps / batch).max(1),
-            false => steps.max(CPU_STEPS),
+        // In software a step of a large batch takes as long as many, and on the CPU one of a single
+        // image may be over in no time.
+        let steps = match (on_gpu, gpu) {
+            (true, Gpu::Hardware) => steps,
+            (true, _) => (steps / batch).max(1),
+            (false, _) => steps.max(CPU_STEPS),
         };
         contenders.push((title, steps, Vec::new(), json!(null)));
     }
