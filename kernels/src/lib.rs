@@ -344,6 +344,9 @@ fn no_resident<T>(_: T) -> ! {
     unreachable!("without kernels that replay there is no `Resident`")
 }
 
+/// How often work is done in earnest before it is recorded.
+pub const IN_EARNEST: usize = 2;
+
 /// A sequence of launches, recorded once.
 pub struct Recording {
     #[cfg(feature = "cubecl")]
@@ -357,17 +360,17 @@ impl std::fmt::Debug for Recording {
 }
 
 impl Recording {
-    /// Runs `work` twice in earnest, so that all it needs is compiled and allocated, and once more only
-    /// on paper.
+    /// Runs `work` [`IN_EARNEST`] times in earnest, so that all it needs is compiled and allocated, and
+    /// then only on paper: so many `times`, which a replay repeats.
     ///
     /// # Errors
-    /// The device's complaint, where it does not replay.
-    pub fn of(device: &Device, work: impl FnMut()) -> Result<Self, String> {
+    /// The device's complaint, where it does not replay. The device may then refuse other recordings.
+    pub fn of(device: &Device, times: usize, work: impl FnMut()) -> Result<Self, String> {
         #[cfg(feature = "cubecl")]
-        return cube::Graph::capture(device, work).map(|graph| Self { graph });
+        return cube::Graph::capture(device, times, work).map(|graph| Self { graph });
         #[cfg(not(feature = "cubecl"))]
         {
-            let _ = (device, work);
+            let _ = (device, times, work);
             Err("this build has no kernels that replay".to_owned())
         }
     }

@@ -26,7 +26,7 @@ use std::{fmt, str::FromStr};
 use crate::NoiseSchedule;
 
 #[cfg(feature = "network")]
-pub use recorded::RecordedProcess;
+pub use recorded::{RecordedProcess, STRIDE};
 #[cfg(feature = "network")]
 pub use reverse::{Frame, PredictNoise, ReverseProcess};
 

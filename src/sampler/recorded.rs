@@ -4,9 +4,12 @@
 //! one step is recorded, once, and a walk is that recording issued again and again. Whatever differs
 //! from step to step stands in tables on the device, a row a step; each image counts its steps
 //! there, and nothing goes up or down in between. The arithmetic is [`Step`]'s.
+//!
+//! Issuing a recording is a submission, which costs a browser as much as many launches. Where steps
+//! are fast, [`STRIDE`] of them are issued as one.
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use kernels::{COEFFICIENTS, Recording, Resident, ResidentShape};
+use kernels::{COEFFICIENTS, IN_EARNEST, Recording, Resident, ResidentShape};
 
 use super::Step;
 use crate::{
@@ -19,17 +22,22 @@ use crate::{
 /// milliseconds.
 const NOISE: usize = 2048;
 
-/// Images' states that the log holds.
-const LOG: usize = 256;
+/// Images' states that the log holds: a [`STRIDE`] of up to 64 images.
+const LOG: usize = 1024;
+
+/// Steps of the longer recording.
+pub const STRIDE: usize = 16;
 
 /// A recorded step, and the walk it is used for now.
 #[derive(Debug)]
 pub struct RecordedProcess {
     // Before what it reads and writes, so that it is dropped before.
     recording: Recording,
+    /// [`STRIDE`] steps: nothing until they first fit, and then the recording, if there can be one.
+    stride: Option<Option<Recording>>,
     state: Resident,
-    /// Never used again, and read by every step.
-    _unet: UNet,
+    /// Read by every step.
+    unet: UNet,
     shape: ResidentShape,
     device: Device,
     plan: Vec<Step>,
@@ -59,20 +67,17 @@ impl RecordedProcess {
             guided,
             steps: timesteps,
             channels: unet.channels(),
-            noise_rows: (NOISE / images).clamp(1, timesteps),
-            log_rows: (LOG / images).clamp(8, 128),
+            noise_rows: strides(NOISE / images).clamp(1, timesteps),
+            log_rows: strides(LOG / images).clamp(8, 128),
         };
         let state = Resident::new(shape, device)?;
         let unet = unet.resident();
-        let recording = Recording::of(device, || {
-            let (x, table) = (state.x.clone(), state.shifts.clone());
-            let prediction = unet.forward_rows(x, table, Some(state.rows.clone()));
-            kernels::reverse_step(prediction, &state);
-        });
+        let recording = Recording::of(device, 1, || launch(&unet, &state));
         Some(recording.map(|recording| Self {
             recording,
+            stride: None,
             state,
-            _unet: unet,
+            unet,
             shape,
             device: device.clone(),
             plan: Vec::new(),
@@ -154,20 +159,44 @@ impl RecordedProcess {
         self.plan.len() - self.taken
     }
 
-    /// Takes a step; nothing where the walk is over.
+    /// Takes at least one step and at most so many, as many as one submission is made of. Gives back
+    /// how many: none where the walk is over.
     ///
     /// # Errors
     /// The device's complaint.
-    pub fn step(&mut self) -> Result<(), String> {
+    pub fn steps(&mut self, most: usize) -> Result<usize, String> {
+        let ResidentShape {
+            noise_rows,
+            log_rows,
+            ..
+        } = self.shape;
         if self.steps_left() == 0 {
-            return Ok(());
+            return Ok(0);
         }
-        if self.taken.is_multiple_of(self.shape.noise_rows) {
+        if self.taken.is_multiple_of(noise_rows) {
             self.provide_noise();
         }
-        self.taken += 1;
-        // SAFETY: the state and the weights live as long as the recording.
-        unsafe { self.recording.replay() }
+        // To where the tables of noise and frames begin again.
+        let room = |rows: usize| rows - self.taken % rows;
+        let room = room(noise_rows).min(room(log_rows));
+        let fits = most.min(room).min(self.steps_left()) >= STRIDE;
+        let (recording, steps) = match &self.stride {
+            Some(Some(stride)) if fits => (stride, STRIDE),
+            None if fits => {
+                // What is done in earnest before it is recorded are the walk's next steps. Without the
+                // recording the walk goes on step by step.
+                let work = || launch(&self.unet, &self.state);
+                let stride = Recording::of(&self.device, STRIDE, work);
+                self.stride = Some(stride.ok());
+                self.taken += IN_EARNEST;
+                return Ok(IN_EARNEST);
+            }
+            _ => (&self.recording, 1),
+        };
+        // SAFETY: the state and the weights live as long as the recordings.
+        unsafe { recording.replay() }?;
+        self.taken += steps;
+        Ok(steps)
     }
 
     /// z of the steps to come, as many as there are rows.
@@ -210,5 +239,20 @@ impl RecordedProcess {
     /// The state now: x_T at first, the finished images x_0 in the end.
     pub fn x(&self) -> Tensor<4> {
         kernels::rows(&self.state.x, 0, self.shape.images)
+    }
+}
+
+/// The launches of a step.
+fn launch(unet: &UNet, state: &Resident) {
+    let (x, table) = (state.x.clone(), state.shifts.clone());
+    let prediction = unet.forward_rows(x, table, Some(state.rows.clone()));
+    kernels::reverse_step(prediction, state);
+}
+
+/// So many rows, or somewhat fewer, so that strides end where they do.
+fn strides(rows: usize) -> usize {
+    match rows {
+        STRIDE.. => rows - rows % STRIDE,
+        _ => rows,
     }
 }

@@ -526,6 +526,108 @@ fn a_recording_finds_room_beside_the_others() {
     }
 }
 
+/// Runs of engines in workers with these scripts, each twice: how many numbers of the second ones'
+/// frames and garments are others than the first worker's, and what each second run asked of WebGPU.
+const RACE: &str = "
+    const [scripts, weights, bytes, pictures] = args;
+    const url = new URL(weights, location).href;
+    const all = [];
+    for (const script of scripts) {
+        const worker = new Worker(script, { type: 'module' });
+        const inbox = [];
+        let wake = () => {};
+        worker.onmessage = ({ data }) => { inbox.push(data); wake(); };
+        const until = async (type) => {
+            const heard = [];
+            for (;;) {
+                while (inbox.length == 0) await new Promise((resolve) => { wake = resolve; });
+                heard.push(inbox.shift());
+                const [{ type: found, message }] = heard.at(-1);
+                if (found == 'error') throw new Error(message);
+                if (found == type) return heard;
+            }
+        };
+        worker.postMessage({ engine: 'webgpu' });
+        worker.postMessage([{ type: 'load', url, bytes }]);
+        await until('ready');
+        const runs = [];
+        for (const picture of pictures) {
+            let run;
+            for (let turn = 0; turn < 2; turn++) {
+                worker.postMessage([{ type: 'run', run: turn, picture, paused: false }]);
+                run = await until('done');
+            }
+            const sums = (what) => run.at(-1)[0].sums[what] - run[0][0].sums[what];
+            // x_t of all frames, their noise, and x_0: however many frames came at a time.
+            const values = [[], [], []];
+            let frames = 0;
+            for (const [{ type, first, count }, ...buffers] of run) {
+                if (type == 'frames' && first == frames) frames += count;
+                const into = type == 'done' ? [values[2]] : values;
+                buffers.forEach((buffer, i) => into[i].push(new Float32Array(buffer)));
+            }
+            const counts = ['launches', 'submits', 'bindGroups', 'writes'].map(sums);
+            const flat = values.flat().flatMap((some) => Array.from(some));
+            runs.push({ frames, counts, values: flat });
+        }
+        worker.terminate();
+        all.push(runs);
+    }
+    const [first] = all;
+    return all.map((runs) => runs.map(({ frames, counts, values }, i) => {
+        const others = values.filter((value, at) => !Object.is(value, first[i].values[at]));
+        return { frames, counts, values: values.length, others: others.length };
+    }));";
+
+/// On a GPU that takes less time for a step than for a submission, several steps are one. No such GPU
+/// is here: the engine is shown a clock that makes this one look fast. What comes of it is the same
+/// to the last bit.
+#[test]
+fn on_a_fast_gpu_several_steps_are_one_submission() {
+    let server = Server::of(dist());
+    let hurried = "const now = performance.now.bind(performance);
+        performance.now = () => now() / 1000;";
+    server.add("counting.js", COUNTING.into());
+    server.add("hurried.js", format!("{COUNTING}{hurried}").into());
+    let tiny = fs::read(data("tiny.bpk")).unwrap();
+    let bytes = tiny.len();
+    server.add("tiny.bpk", tiny);
+    server.add(
+        "blank.html",
+        b"<!doctype html><title>Engine</title>".to_vec(),
+    );
+    // Across the ends of both tables, of noise and of frames.
+    let kinds = [(1, 1.0, 140), (3, 2.0, 100), (17, 1.0, 120)];
+    let pictures = kinds.map(|(count, guidance, steps)| {
+        let mut picture = request("ddpm", steps, "coat");
+        picture["count"] = json!(count);
+        picture["guidance"] = json!(guidance);
+        picture
+    });
+    let browser = Browser::chromium(Gpu::Software);
+    browser.open(&server.url("blank.html"));
+    let scripts = ["counting.js", "hurried.js"];
+    let answer = browser.script_async(RACE, json!([scripts, "tiny.bpk", bytes, pictures]));
+    for (i, (count, _, steps)) in kinds.into_iter().enumerate() {
+        let [slow, fast] = [0, 1].map(|worker| &answer[worker][i]);
+        let what = format!("{count} images, {steps} steps: {slow} and {fast}");
+        println!("{what}");
+        let values = (2 * steps + 1) * count * PIXELS;
+        for run in [slow, fast] {
+            assert_eq!(run["frames"], steps, "{what}");
+            assert_eq!(run["values"], values, "{what}");
+        }
+        assert_eq!(fast["others"], 0, "{what}");
+        let [[launches, submits, binds, _], found]: [[usize; 4]; 2] =
+            [slow, fast].map(|run| serde_json::from_value(run["counts"].clone()).unwrap());
+        assert_eq!(found[0], launches, "{what}: launches");
+        assert!(submits >= steps, "{what}: a submission a step");
+        // Some steps pass until a batch has room for several.
+        assert!(found[1] < steps * 3 / 4, "{what}: fewer submissions");
+        assert_eq!(found[2], binds, "{what}: bind groups, once recorded");
+    }
+}
+
 /// What any visitor can run: three rows, a line to copy, and a way out at any time.
 #[test]
 fn the_benchmark_measures_and_can_be_stopped() {

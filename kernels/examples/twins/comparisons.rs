@@ -289,7 +289,7 @@ impl<Report: FnMut(&str, &str, f32)> Comparisons<Report> {
                 (0..halves * images).map(row).collect()
             };
             let state = Resident::new(shape, &self.gpu).ok_or("this device does not replay")?;
-            let recording = Recording::of(&self.gpu, || {
+            let recording = Recording::of(&self.gpu, 1, || {
                 kernels::reverse_step(prediction.clone(), &state);
             })?;
             // Recording has taken steps in earnest.

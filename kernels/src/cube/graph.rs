@@ -5,6 +5,8 @@ use burn::{
     tensor::Device,
 };
 
+use crate::IN_EARNEST;
+
 /// A recorded sequence of launches.
 pub(crate) struct Graph {
     graph: DispatchGraph,
@@ -12,19 +14,22 @@ pub(crate) struct Graph {
 }
 
 impl Graph {
-    /// Runs `work` twice in earnest, so that all it needs is compiled and allocated, and once more only
-    /// on paper.
+    /// Runs `work` [`IN_EARNEST`] times in earnest, so that all it needs is compiled and allocated, and
+    /// then so many `times` only on paper.
     ///
     /// On paper nothing can be allocated. Of the two runs in earnest the first one takes what memory
     /// happens to be free, in pieces that are free no more for the second one: this one finds what
-    /// the work itself leaves behind, as does the one on paper.
-    pub(crate) fn capture(device: &Device, mut work: impl FnMut()) -> Result<Self, String> {
+    /// the work itself leaves behind, as does each one on paper.
+    pub(crate) fn capture(
+        device: &Device,
+        times: usize,
+        mut work: impl FnMut(),
+    ) -> Result<Self, String> {
         let dispatch = device.as_dispatch();
         Dispatch::graph_prepare(dispatch).map_err(|error| error.to_string())?;
-        work();
-        work();
+        (0..IN_EARNEST).for_each(|_| work());
         Dispatch::graph_start_capture(dispatch).map_err(|error| error.to_string())?;
-        work();
+        (0..times).for_each(|_| work());
         let graph = Dispatch::graph_stop_capture(dispatch).map_err(|error| error.to_string())?;
         let device = device.clone();
         Ok(Self { graph, device })

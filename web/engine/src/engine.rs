@@ -300,7 +300,7 @@ impl Engine {
         let plan = Sampler::Ddpm.plan(schedule, 2).map_err(Failure::picture)?;
         let x_t = gaussian_batch(0, 0..1, 0, schedule.timesteps(), device);
         process.start(denoiser, plan, 0, vec![(0, 0)], x_t);
-        process.step().map_err(Failure::device)?;
+        process.steps(1).map_err(Failure::device)?;
         self.read(reading(process.frames(0, 1))).await.map(drop)
     }
 

@@ -18,7 +18,7 @@ use fashion_ddpm::{
     RecordedProcess, ReverseProcess, Sampler,
     garment::parse_garment,
     noise::gaussian_batch,
-    sampler::{Step, remaining},
+    sampler::{STRIDE, Step, remaining},
 };
 use protocol::{Event, Picture, Request, Start, StepInfo};
 
@@ -53,14 +53,15 @@ impl Walk {
         }
     }
 
-    fn step(&mut self) -> Result<(), String> {
+    /// Takes a step, or several of at most so many where they are one to the device; how many.
+    fn steps(&mut self, most: usize) -> Result<usize, String> {
         match self {
             Self::Stepping { process, frames } => {
                 let frame = process.step();
                 frames.extend(frame.map(|frame| (frame.x_t, frame.pred_noise)));
-                Ok(())
+                Ok(1)
             }
-            Self::Recorded(process) => process.step(),
+            Self::Recorded(process) => process.steps(most),
         }
     }
 
@@ -237,8 +238,8 @@ impl Engine {
 
             clock.start();
             asked = asked.saturating_sub(1);
-            walk.step().map_err(Failure::device)?;
-            batches.add();
+            let most = if *paused { 1 } else { batches.room() };
+            batches.add(walk.steps(most).map_err(Failure::device)?);
             if batches.is_full() || walk.must_read_before(batches.next) {
                 batches.deliver(walk, self).await?;
             }
@@ -331,16 +332,21 @@ impl Batches {
         }
     }
 
-    fn add(&mut self) {
+    /// How many frames the batch being filled still takes.
+    fn room(&self) -> usize {
+        self.full.saturating_sub(self.count as usize)
+    }
+
+    fn add(&mut self, frames: usize) {
         if self.count == 0 {
             self.begun = now();
         }
-        self.count += 1;
-        self.next += 1;
+        self.count += frames as u32;
+        self.next += frames as u32;
     }
 
     fn is_full(&self) -> bool {
-        self.count as usize >= self.full
+        self.room() == 0
     }
 
     /// Sends the batch on its way, and waits until not too many are.
@@ -410,6 +416,9 @@ impl Batches {
         self.slow = frame_ms > self.target_ms;
         let fits = (self.target_ms / frame_ms.max(0.01)) as usize;
         self.full = fits.clamp(1, LONGEST_BATCH.min(2 * self.full));
+        if self.full > STRIDE {
+            self.full -= self.full % STRIDE;
+        }
         Ok(())
     }
 }
