@@ -16,10 +16,10 @@ use serde_json::{Value, json};
 
 use crate::prepared;
 
-/// What is asked of Chromium's WebGPU.
+/// What is asked of a browser's WebGPU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Gpu {
-    /// SwiftShader, a complete WebGPU adapter in software.
+    /// SwiftShader, a complete WebGPU adapter in software that Chromium brings along.
     Software,
     /// The machine's own adapter.
     Hardware,
@@ -118,7 +118,8 @@ impl Browser {
         self.post("goog/cdp/execute", &command);
     }
 
-    /// Headless Firefox.
+    /// Headless Firefox. Its WebGPU is of another make than Chromium's, and takes what adapter the
+    /// machine has: where there is no GPU, Mesa's in software, which the set-up sees to.
     ///
     /// # Panics
     /// Where it does not start.
@@ -128,6 +129,8 @@ impl Browser {
             "moz:firefoxOptions": {
                 "binary": prepared("FASHION_DDPM_FIREFOX"),
                 "args": ["-headless"],
+                // On Linux it is still behind a switch, and for some drivers behind two.
+                "prefs": { "dom.webgpu.enabled": true, "gfx.webgpu.ignore-blocklist": true },
             },
         });
         let driver = prepared("FASHION_DDPM_GECKODRIVER");

@@ -1,5 +1,5 @@
-//! Our kernels for GPUs against their plain twins on the CPU, in Chromium: what
-//! `kernels/examples/twins` compares there, judged here.
+//! Our kernels for GPUs against their plain twins on the CPU, in browsers whose WebGPU is of different
+//! make: what `kernels/examples/twins` compares there, judged here.
 
 use std::collections::BTreeMap;
 
@@ -23,15 +23,23 @@ const COMPARISONS: [(&str, usize); 5] = [
     ("reverse_step", 54),
 ];
 
-/// Every kernel equals its twin, in the cut for GPUs and in the cut for software.
 #[test]
-fn kernels_equal_their_plain_twins() {
+fn kernels_equal_their_plain_twins_in_chromium() {
+    kernels_equal_their_plain_twins(&Browser::chromium(Gpu::Software));
+}
+
+#[test]
+fn kernels_equal_their_plain_twins_in_firefox() {
+    kernels_equal_their_plain_twins(&Browser::firefox());
+}
+
+/// Every kernel equals its twin, in the cut for GPUs and in the cut for software.
+fn kernels_equal_their_plain_twins(browser: &Browser) {
     let server = Server::of(prepared("FASHION_DDPM_TWINS"));
     server.add(
         "twins.html",
         b"<!doctype html><title>Twins</title>".to_vec(),
     );
-    let browser = Browser::chromium(Gpu::Software);
     for software in [true, false] {
         // A page of its own, and with it a device of its own.
         browser.open(&server.url("twins.html"));

@@ -3,7 +3,7 @@
 //!
 //! What it computes is compared with the trainer's `sample`, natively, from the same weights.
 
-use std::{fs, time::Duration};
+use std::{fs, sync::Arc, time::Duration};
 
 use burn::tensor::{Tensor, TensorData};
 use fashion_ddpm::{
@@ -252,49 +252,71 @@ fn webgpu_paints_what_the_cpu_paints() {
     }
 }
 
+/// An engine in a worker with this script, and these weights in it; `until` hears what it says up to
+/// a message of some type.
+const START: &str = "
+    const start = async (script, engine, weights, bytes) => {
+        const worker = new Worker(script, { type: 'module' });
+        const inbox = [];
+        let wake = () => {};
+        worker.onmessage = ({ data }) => { inbox.push(data); wake(); };
+        worker.onerror = ({ message }) => { inbox.push([{ type: 'error', message }]); wake(); };
+        const until = async (type) => {
+            const heard = [];
+            for (;;) {
+                while (inbox.length == 0) await new Promise((resolve) => { wake = resolve; });
+                heard.push(inbox.shift());
+                const [{ type: found, message }] = heard.at(-1);
+                if (found == 'error') throw new Error(message);
+                if (found == type) return heard;
+            }
+        };
+        worker.postMessage({ engine });
+        worker.postMessage([{ type: 'load', url: new URL(weights, location).href, bytes }]);
+        const [ready] = (await until('ready')).at(-1);
+        return { worker, until, ready };
+    };";
+
 /// Talks to an engine as the page does, without the page: its numbers, not its pictures.
-const ENGINE: &str = "
-    const [kind, weights, bytes, requests] = args;
-    const worker = new Worker('worker.js?v=test', { type: 'module' });
-    const inbox = [];
-    let wake = () => {};
-    worker.onmessage = ({ data }) => { inbox.push(data); wake(); };
-    worker.onerror = (event) => { inbox.push([{ type: 'error', message: event.message }]); wake(); };
-    const next = async (type) => {
-        for (;;) {
-            while (inbox.length == 0) await new Promise((resolve) => { wake = resolve; });
-            const message = inbox.shift();
-            if (message[0].type == 'error') throw new Error(message[0].message);
-            if (message[0].type == type) return message;
-        }
-    };
-    worker.postMessage({ engine: kind });
-    worker.postMessage([{ type: 'load', url: new URL(weights, location).href, bytes }]);
+const ASK: &str = "
+    const [script, engine, weights, bytes, requests] = args;
+    const { worker, until, ready } = await start(script, engine, weights, bytes);
     const answers = [];
-    const [ready] = await next('ready');
-    for (const { send, buffer, until } of requests) {
+    for (const { send, buffer, until: types } of requests) {
         const buffers = buffer ? [new Float32Array(buffer).buffer] : [];
         worker.postMessage([send, ...buffers], buffers);
-        for (const type of until) {
-            const [header, ...received] = await next(type);
+        for (const type of types) {
+            const [header, ...received] = (await until(type)).at(-1);
             answers.push([header, ...received.map((b) => Array.from(new Float32Array(b)))]);
         }
     }
     worker.terminate();
     return { ready, answers };";
 
-fn ask_engine(engine: &str, requests: Value) -> Value {
+/// What the engine's worker is without a stand-in.
+const WORKER: &str = "worker.js?v=test";
+
+/// The page's files, scripts that stand in for the engine's worker, a document that does nothing, and
+/// small weights: so many bytes.
+fn stage(stand_ins: &[(&str, &str)]) -> (Arc<Server>, usize) {
     let server = Server::of(dist());
-    let tiny = std::fs::read(data("tiny.bpk")).unwrap();
+    let tiny = fs::read(data("tiny.bpk")).unwrap();
     let bytes = tiny.len();
     server.add("tiny.bpk", tiny);
-    server.add(
-        "blank.html",
-        b"<!doctype html><title>Engine</title>".to_vec(),
-    );
+    for (name, script) in stand_ins {
+        server.add(name, script.as_bytes().to_vec());
+    }
+    let blank = b"<!doctype html><title>Engine</title>";
+    server.add("blank.html", blank.to_vec());
+    (server, bytes)
+}
+
+fn ask_engine(engine: &str, requests: Value) -> Value {
+    let (server, bytes) = stage(&[]);
     let browser = Browser::chromium(Gpu::Software);
     browser.open(&server.url("blank.html"));
-    browser.script_async(ENGINE, json!([engine, "tiny.bpk", bytes, requests]))
+    let arguments = json!([WORKER, engine, "tiny.bpk", bytes, requests]);
+    browser.script_async(&format!("{START}{ASK}"), arguments)
 }
 
 fn floats(value: &Value) -> Vec<f32> {
@@ -305,6 +327,13 @@ fn floats(value: &Value) -> Vec<f32> {
 /// at timesteps from end to end.
 #[test]
 fn the_shipped_engines_compute_the_references() {
+    for engine in ["webgpu", "cpu"] {
+        assert_references(engine, |requests| ask_engine(engine, requests));
+    }
+}
+
+/// Fails where an engine that is asked this way answers otherwise than NumPy.
+fn assert_references(engine: &str, ask: impl FnOnce(Value) -> Value) {
     let reference = References::open("tiny.safetensors");
     let (_, x) = reference.f32("forward.x");
     let (_, expected) = reference.f32("forward.pred_noise");
@@ -321,20 +350,18 @@ fn the_shipped_engines_compute_the_references() {
             })
         })
         .collect();
-    for engine in ["webgpu", "cpu"] {
-        let answer = ask_engine(engine, json!(requests));
-        assert_eq!(answer["ready"]["engine"], engine);
-        let answers = answer["answers"].as_array().unwrap();
-        assert_eq!(answers.len(), timesteps.len());
-        for (i, answer) in answers.iter().enumerate() {
-            let expected = &expected[i * PIXELS..(i + 1) * PIXELS];
-            let off = distance(&floats(&answer[1]), expected);
-            let (t, label) = (timesteps[i], labels[i]);
-            assert!(
-                off <= TOLERANCE,
-                "{engine}, t = {t}, label {label}: off by {off}"
-            );
-        }
+    let answer = ask(json!(requests));
+    assert_eq!(answer["ready"]["engine"], engine);
+    let answers = answer["answers"].as_array().unwrap();
+    assert_eq!(answers.len(), timesteps.len());
+    for (i, answer) in answers.iter().enumerate() {
+        let expected = &expected[i * PIXELS..(i + 1) * PIXELS];
+        let off = distance(&floats(&answer[1]), expected);
+        let (t, label) = (timesteps[i], labels[i]);
+        assert!(
+            off <= TOLERANCE,
+            "{engine}, t = {t}, label {label}: off by {off}"
+        );
     }
 }
 
@@ -447,12 +474,7 @@ const COUNTING: &str = "
 /// submission, whatever it does. The shipped network, whose step is recorded before the first run.
 #[test]
 fn a_step_on_webgpu_is_one_recording_replayed() {
-    let server = Server::of(dist());
-    server.add("counting.js", COUNTING.into());
-    server.add(
-        "blank.html",
-        b"<!doctype html><title>Engine</title>".to_vec(),
-    );
+    let (server, _) = stage(&[("counting.js", COUNTING)]);
     let browser = Browser::chromium(Gpu::Software);
     browser.open(&server.url("blank.html"));
     let entry = default_entry();
@@ -473,9 +495,8 @@ fn a_step_on_webgpu_is_one_recording_replayed() {
         }
     }
     let weights = format!("weights/{}", entry.file);
-    let script = ENGINE.replace("worker.js?v=test", "counting.js");
-    let arguments = json!(["webgpu", weights, entry.bytes, requests]);
-    let answer = browser.script_async(&script, arguments);
+    let arguments = json!(["counting.js", "webgpu", weights, entry.bytes, requests]);
+    let answer = browser.script_async(&format!("{START}{ASK}"), arguments);
     // Each run has two answers.
     let sum = |i: usize, what: &str| answer["answers"][i][0]["sums"][what].as_f64().unwrap();
     for (kind, (count, guidance)) in kinds.into_iter().enumerate() {
@@ -505,21 +526,37 @@ fn a_step_on_webgpu_is_one_recording_replayed() {
 /// recording of its own, made in what memory the others have left, and computes what the CPU does.
 #[test]
 fn a_recording_finds_room_beside_the_others() {
-    let kinds = [(1, 1.0), (3, 2.0), (17, 1.0), (2, 1.0), (40, 1.5), (5, 3.0)];
-    let requests: Vec<Value> = (kinds.iter().enumerate())
-        .map(|(run, (count, guidance))| {
-            let mut picture = request("ddpm", 3, "coat");
-            picture["count"] = json!(count);
-            picture["guidance"] = json!(guidance);
-            let send = json!({ "type": "run", "run": run, "picture": picture, "paused": false });
-            json!({ "send": send, "until": ["done"] })
-        })
-        .collect();
-    let [gpu, cpu] = ["webgpu", "cpu"].map(|engine| ask_engine(engine, json!(requests)));
-    for (i, (count, guidance)) in kinds.into_iter().enumerate() {
-        let [found, expected] = [&gpu, &cpu].map(|answer| floats(&answer["answers"][i][1]));
+    let kinds = [
+        (1, 1.0, 3),
+        (3, 2.0, 3),
+        (17, 1.0, 3),
+        (2, 1.0, 3),
+        (40, 1.5, 3),
+        (5, 3.0, 3),
+    ];
+    let [gpu, cpu] = ["webgpu", "cpu"].map(|engine| ask_engine(engine, runs(&kinds)));
+    assert_same_garments(&kinds, &gpu, &cpu);
+}
+
+/// Images of a run, guidance, steps.
+type Kind = (usize, f64, usize);
+
+fn runs(kinds: &[Kind]) -> Value {
+    let run = |(run, (count, guidance, steps)): (usize, &Kind)| {
+        let mut picture = request("ddpm", *steps, "coat");
+        picture["count"] = json!(count);
+        picture["guidance"] = json!(guidance);
+        let send = json!({ "type": "run", "run": run, "picture": picture, "paused": false });
+        json!({ "send": send, "until": ["done"] })
+    };
+    kinds.iter().enumerate().map(run).collect()
+}
+
+fn assert_same_garments(kinds: &[Kind], gpu: &Value, cpu: &Value) {
+    for (i, (count, guidance, steps)) in kinds.iter().enumerate() {
+        let [found, expected] = [gpu, cpu].map(|answer| floats(&answer["answers"][i][1]));
         let off = distance(&found, &expected);
-        let what = format!("{count} images, guidance {guidance}");
+        let what = format!("{count} images, guidance {guidance}, {steps} steps");
         assert_eq!(found.len(), count * PIXELS, "{what}");
         // At the largest t a step divides by sqrt(alpha_bar_t), and rounding with it.
         assert!(off <= f32::from(LEVELS) / 127.5, "{what}: off by {off}");
@@ -530,26 +567,9 @@ fn a_recording_finds_room_beside_the_others() {
 /// frames and garments are others than the first worker's, and what each second run asked of WebGPU.
 const RACE: &str = "
     const [scripts, weights, bytes, pictures] = args;
-    const url = new URL(weights, location).href;
     const all = [];
     for (const script of scripts) {
-        const worker = new Worker(script, { type: 'module' });
-        const inbox = [];
-        let wake = () => {};
-        worker.onmessage = ({ data }) => { inbox.push(data); wake(); };
-        const until = async (type) => {
-            const heard = [];
-            for (;;) {
-                while (inbox.length == 0) await new Promise((resolve) => { wake = resolve; });
-                heard.push(inbox.shift());
-                const [{ type: found, message }] = heard.at(-1);
-                if (found == 'error') throw new Error(message);
-                if (found == type) return heard;
-            }
-        };
-        worker.postMessage({ engine: 'webgpu' });
-        worker.postMessage([{ type: 'load', url, bytes }]);
-        await until('ready');
+        const { worker, until } = await start(script, 'webgpu', weights, bytes);
         const runs = [];
         for (const picture of pictures) {
             let run;
@@ -584,18 +604,11 @@ const RACE: &str = "
 /// to the last bit.
 #[test]
 fn on_a_fast_gpu_several_steps_are_one_submission() {
-    let server = Server::of(dist());
     let hurried = "const now = performance.now.bind(performance);
         performance.now = () => now() / 1000;";
-    server.add("counting.js", COUNTING.into());
-    server.add("hurried.js", format!("{COUNTING}{hurried}").into());
-    let tiny = fs::read(data("tiny.bpk")).unwrap();
-    let bytes = tiny.len();
-    server.add("tiny.bpk", tiny);
-    server.add(
-        "blank.html",
-        b"<!doctype html><title>Engine</title>".to_vec(),
-    );
+    let hurried = format!("{COUNTING}{hurried}");
+    let scripts = ["counting.js", "hurried.js"];
+    let (server, bytes) = stage(&[(scripts[0], COUNTING), (scripts[1], &hurried)]);
     // Across the ends of both tables, of noise and of frames.
     let kinds = [(1, 1.0, 140), (3, 2.0, 100), (17, 1.0, 120)];
     let pictures = kinds.map(|(count, guidance, steps)| {
@@ -606,8 +619,8 @@ fn on_a_fast_gpu_several_steps_are_one_submission() {
     });
     let browser = Browser::chromium(Gpu::Software);
     browser.open(&server.url("blank.html"));
-    let scripts = ["counting.js", "hurried.js"];
-    let answer = browser.script_async(RACE, json!([scripts, "tiny.bpk", bytes, pictures]));
+    let arguments = json!([scripts, "tiny.bpk", bytes, pictures]);
+    let answer = browser.script_async(&format!("{START}{RACE}"), arguments);
     for (i, (count, _, steps)) in kinds.into_iter().enumerate() {
         let [slow, fast] = [0, 1].map(|worker| &answer[worker][i]);
         let what = format!("{count} images, {steps} steps: {slow} and {fast}");
@@ -1177,20 +1190,39 @@ fn firefox_paints_the_trainers_picture_too() {
         guidance: 1.0,
         count: 1,
     };
+    let (_, expected) = picture.sample(&default_weights());
     let server = Server::of(dist());
     let browser = Browser::firefox();
-    browser.open(&server.url(&picture.query("cpu")));
-    browser.click(&browser.wait_enabled("button", "Sample a garment"));
-    let done = browser.wait_for("done");
-    assert!(
-        browser.status().contains("CPU (WebAssembly)"),
-        "{}",
-        browser.status()
-    );
-    assert_eq!(browser.count("frame"), 40);
-    assert_same_picture(
-        &pixels(&done),
-        &picture.sample(&default_weights()).1,
-        "Firefox and trainer",
-    );
+    for (engine, name) in [("cpu", "CPU (WebAssembly)"), ("webgpu", "WebGPU (")] {
+        browser.open(&server.url(&picture.query(engine)));
+        browser.click(&browser.wait_enabled("button", "Sample a garment"));
+        let done = browser.wait_for("done");
+        assert!(browser.status().contains(name), "{}", browser.status());
+        assert_eq!(browser.count("frame"), 40);
+        let what = format!("{engine} in Firefox and trainer");
+        assert_same_picture(&pixels(&done), &expected, &what);
+    }
+}
+
+/// Makes an engine take its adapter for hardware, and so the other cut of the kernels.
+const NOT_SOFTWARE: &str = "
+    import './worker.js?v=test';
+    Object.defineProperty(GPUAdapterInfo.prototype, 'isFallbackAdapter', { value: false });";
+
+/// WebGPU of another make than Chromium's, and the kernels as GPUs get them: a step against NumPy, and
+/// whole runs of one image and of several, with guidance and without, against the CPU.
+#[test]
+fn firefox_computes_as_a_gpu_would() {
+    let (server, bytes) = stage(&[("gpu.js", NOT_SOFTWARE)]);
+    let browser = Browser::firefox();
+    let ask = |script: &str, engine: &str, requests: Value| {
+        browser.open(&server.url("blank.html"));
+        let arguments = json!([script, engine, "tiny.bpk", bytes, requests]);
+        browser.script_async(&format!("{START}{ASK}"), arguments)
+    };
+    assert_references("webgpu", |requests| ask("gpu.js", "webgpu", requests));
+    let kinds = [(1, 1.0, 40), (3, 2.0, 20), (16, 1.0, 10)];
+    let gpu = ask("gpu.js", "webgpu", runs(&kinds));
+    assert_eq!(gpu["ready"]["software"], false);
+    assert_same_garments(&kinds, &gpu, &ask(WORKER, "cpu", runs(&kinds)));
 }

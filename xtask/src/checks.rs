@@ -123,15 +123,15 @@ fn run_all(toolbox: &mut Toolbox, report: &mut Report) -> Result<(), Failure> {
 }
 
 /// Sets up, times our own operations against Burn's and our engines against onnxruntime-web, and
-/// says where the figures are. The browser computes on the machine's own adapter, where `hardware`
-/// says that there is one, or on its software. With a word, only what the browser measures under a
-/// title that contains it.
+/// says where the figures are. The browser is Chromium, on its `software` or the machine's own
+/// `hardware`, or else `firefox`. With a word, only what the browser measures under a title that contains
+/// it.
 ///
 /// # Errors
 /// [`Failure::Failed`] where a bench fails to compile or to run.
 pub fn bench(
     toolbox: &mut Toolbox,
-    hardware: bool,
+    place: &str,
     steps: u32,
     word: Option<&str>,
 ) -> Result<(), Failure> {
@@ -162,11 +162,13 @@ pub fn bench(
     engines
         .arg(page::dist(toolbox))
         .arg(onnxruntime_web)
-        .arg(if hardware { "hardware" } else { "software" })
+        .arg(place)
         .arg(steps.to_string())
         .args(word)
         .env("FASHION_DDPM_CHROMIUM", browsers.chromium)
-        .env("FASHION_DDPM_CHROMEDRIVER", browsers.chromedriver);
+        .env("FASHION_DDPM_CHROMEDRIVER", browsers.chromedriver)
+        .env("FASHION_DDPM_FIREFOX", browsers.firefox)
+        .env("FASHION_DDPM_GECKODRIVER", browsers.geckodriver);
     echo(&mut engines, &mut keep)?;
     if word.is_none() {
         page::print_sizes(toolbox)?;

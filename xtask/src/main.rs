@@ -53,6 +53,9 @@ enum Chore {
         /// Let the browser compute on this machine's own graphics card
         #[arg(long)]
         hardware: bool,
+        /// Let Firefox compute, on the adapter that it finds
+        #[arg(long, conflicts_with = "hardware")]
+        firefox: bool,
         /// Steps of each measurement; 1000 is a picture
         #[arg(long, default_value_t = 10)]
         steps: u32,
@@ -127,9 +130,17 @@ fn run(chore: Chore) -> Result<(), Failure> {
         Chore::Test => checks::test(&mut toolbox),
         Chore::Bench {
             hardware,
+            firefox,
             steps,
             word,
-        } => checks::bench(&mut toolbox, hardware, steps, word.as_deref()),
+        } => {
+            let place = match (hardware, firefox) {
+                (true, _) => "hardware",
+                (_, true) => "firefox",
+                _ => "software",
+            };
+            checks::bench(&mut toolbox, place, steps, word.as_deref())
+        }
         Chore::Finish => page::finish(&toolbox),
     }
 }

@@ -3,7 +3,12 @@
 //! A tool that is there and fits is used, wherever it came from. Otherwise its ordinary source is
 //! tried first, then crates.io or npm, and Debian's packages last; see [`obtain`].
 
-use std::{env, ffi::OsString, fs, path::PathBuf};
+use std::{
+    env,
+    ffi::OsString,
+    fs,
+    path::{Path, PathBuf},
+};
 
 use crate::{
     Failure,
@@ -31,6 +36,9 @@ const WASM_OPT_OLDEST: Version = Version(116, 0, 0);
 const GECKODRIVER: &str = "0.37.1";
 
 const AXE: &str = "4.14.1";
+
+/// Debian's Vulkan, with a driver in software.
+const VULKAN_DRIVERS: &[&str] = &["mesa-vulkan-drivers"];
 
 /// The engine that ours are measured against.
 const ONNXRUNTIME_WEB: &str = "1.30.0";
@@ -111,6 +119,27 @@ pub fn browsers(toolbox: &mut Toolbox) -> Result<Browsers, Failure> {
             check: &|toolbox| firefox(toolbox).map(drop).ok_or("not found".into()),
         },
     )?;
+    if cfg!(target_os = "linux") {
+        obtain(
+            toolbox,
+            &Need {
+                what: "a Vulkan driver, on which Firefox's WebGPU runs, for the page's tests"
+                    .into(),
+                sources: vec![Source::Debian {
+                    packages: VULKAN_DRIVERS,
+                }],
+                by_hand: if is_debian() {
+                    debian_command(VULKAN_DRIVERS)
+                } else {
+                    "sudo dnf install mesa-vulkan-drivers    # vulkan-swrast on Arch".into()
+                },
+                check: &|_| match has_vulkan_driver() {
+                    true => Ok(()),
+                    false => Err("not found".into()),
+                },
+            },
+        )?;
+    }
     obtain(
         toolbox,
         &Need {
@@ -498,6 +527,16 @@ fn geckodriver(toolbox: &Toolbox) -> Option<PathBuf> {
     found
         .into_iter()
         .find(|file| file.is_file() && toolbox.version(file).is_some())
+}
+
+/// Whether there is any, of a GPU or in software, where Vulkan's loader looks first.
+fn has_vulkan_driver() -> bool {
+    let folders = ["/usr/share", "/usr/local/share", "/etc"];
+    let mut files = folders
+        .into_iter()
+        .filter_map(|folder| fs::read_dir(Path::new(folder).join("vulkan/icd.d")).ok())
+        .flatten();
+    env::var_os("VK_DRIVER_FILES").is_some() || files.next().is_some()
 }
 
 /// Where a browser or driver may be: as the user says, where set-up put it, on the `PATH`.

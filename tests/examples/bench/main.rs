@@ -8,8 +8,8 @@
 //! Then the kernels of a step of ours: where its time goes. And a cold visit: how long a new visitor
 //! with an ordinary line waits for the first picture.
 //!
-//! `bench DIST ORT [software|hardware] [STEPS] [WORD] [ROUNDS]`, where ORT is the folder `dist` of the
-//! npm package `onnxruntime-web`; with a word, only those contenders, `kernels` and `visit`s that
+//! `bench DIST ORT [software|hardware|firefox] [STEPS] [WORD] [ROUNDS]`, where ORT is the folder `dist`
+//! of the npm package `onnxruntime-web`; with a word, only those contenders, `kernels` and `visit`s that
 //! contain it.
 
 mod launches;
@@ -61,16 +61,25 @@ const CASES: [(&str, u32, bool); 6] = [
 /// Steps whose launches are timed, at most: Chromium's sets of timestamps hold 2048 launches.
 const TIMED_STEPS: u32 = 40;
 
+/// Which browser computes, and on what.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Chromium(Gpu),
+    /// On the adapter that it finds: where there is no GPU, Mesa's in software.
+    Firefox,
+}
+
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let argument = |i: usize| arguments.get(i).map(String::as_str);
     let (Some(dist), Some(ort)) = (argument(0), argument(1)) else {
         return Err("which page, and which folder of onnxruntime-web?".into());
     };
-    let gpu = match argument(2).unwrap_or("software") {
-        "software" => Gpu::Software,
-        "hardware" => Gpu::Hardware,
-        other => return Err(format!("{other}: software or hardware?").into()),
+    let place = match argument(2).unwrap_or("software") {
+        "software" => Place::Chromium(Gpu::Software),
+        "hardware" => Place::Chromium(Gpu::Hardware),
+        "firefox" => Place::Firefox,
+        other => return Err(format!("{other}: software, hardware or firefox?").into()),
     };
     let steps: u32 = argument(3).unwrap_or("10").parse()?;
     let wanted = |title: &str| argument(4).is_none_or(|word| title.contains(word));
@@ -104,7 +113,10 @@ fn main() -> Result<(), Box<dyn Error>> {
         b"<!doctype html><title>Bench</title>".to_vec(),
     );
     let open = || {
-        let browser = Browser::chromium(gpu);
+        let browser = match place {
+            Place::Chromium(gpu) => Browser::chromium(gpu),
+            Place::Firefox => Browser::firefox(),
+        };
         browser.open(&server.url("bench.html"));
         browser
     };
@@ -123,7 +135,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         .into_iter()
         .filter(|(title, _)| wanted(title))
         .collect();
-    contenders(&browser, gpu, &exported, cases, steps, rounds)?;
+    contenders(&browser, place, &exported, cases, steps, rounds)?;
     drop(browser);
 
     for batch in [1, 16] {
@@ -139,6 +151,10 @@ fn main() -> Result<(), Box<dyn Error>> {
         Found::read(answer)?.print(&exported.config, batch)?;
     }
 
+    // Nothing is told to watch a visitor from the first moment but Chromium.
+    let Place::Chromium(gpu) = place else {
+        return Ok(());
+    };
     let visited = ["cpu", "webgpu"].map(|engine| (format!("visit {engine}"), engine));
     if visited.iter().any(|(title, _)| wanted(title)) {
         println!("\na cold visit at 20 Mbit/s and 50 ms, the button pressed as soon as it can be:");
@@ -153,7 +169,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 /// Lets the contenders with these titles take turns.
 fn contenders(
     browser: &Browser,
-    gpu: Gpu,
+    place: Place,
     exported: &Exported,
     cases: Vec<(String, (&str, u32, bool))>,
     steps: u32,
@@ -178,8 +194,8 @@ fn contenders(
         println!("{title}: {version}; off by {off:.1e}");
         // In software a step of a large batch takes as long as many, and on the CPU one of a single
         // image may be over in no time.
-        let steps = match (on_gpu, gpu) {
-            (true, Gpu::Hardware) => steps,
+        let steps = match (on_gpu, place) {
+            (true, Place::Chromium(Gpu::Hardware)) => steps,
             (true, _) => (steps / batch).max(1),
             (false, _) => steps.max(CPU_STEPS),
         };
