@@ -10,7 +10,7 @@
 use std::fmt;
 
 use burn::{
-    module::{Initializer, Module, ModuleMapper, Param},
+    module::{Initializer, Module, Param, ParamId},
     nn::{
         Embedding, EmbeddingConfig, Linear, LinearConfig, PaddingConfig2d,
         conv::{Conv2d, Conv2dConfig},
@@ -348,6 +348,18 @@ impl UNetConfig {
     /// # Panics
     /// Where [`Self::validate`] would refuse.
     pub fn init(&self, device: &Device) -> UNet {
+        self.build::<Random>(device)
+    }
+
+    /// A network whose weights are all zero, for others to take their place.
+    ///
+    /// # Panics
+    /// Where [`Self::validate`] would refuse.
+    pub fn zeroed(&self, device: &Device) -> UNet {
+        self.build::<Zeroed>(device)
+    }
+
+    fn build<B: Beginning>(&self, device: &Device) -> UNet {
         self.validate().expect("validated by whoever read it");
         let mut planner = Planner {
             groups: self.groups,
@@ -355,47 +367,48 @@ impl UNetConfig {
             device,
         };
         let folded = self.pixel_unshuffle.pow(2);
-        let stem = conv(folded, self.channels[0], 3, 1, Init::Kaiming, device);
+        let stem = conv::<B>(folded, self.channels[0], 3, 1, Init::Kaiming, device);
         let mut channels = self.channels[0];
         let mut skips = Vec::new();
         let mut down = Vec::new();
         for (level, &width) in self.channels.iter().enumerate() {
             let mut blocks = Vec::new();
             for _ in 0..self.blocks {
-                blocks.push(planner.block(channels, width, self.attention[level]));
+                blocks.push(planner.block::<B>(channels, width, self.attention[level]));
                 channels = width;
                 skips.push(channels);
             }
             let resample = (level + 1 < self.channels.len())
-                .then(|| conv(width, width, 3, 2, Init::Kaiming, device));
+                .then(|| conv::<B>(width, width, 3, 2, Init::Kaiming, device));
             down.push(Level { blocks, resample });
         }
         let middle = vec![
-            planner.block(channels, channels, true),
-            planner.block(channels, channels, false),
+            planner.block::<B>(channels, channels, true),
+            planner.block::<B>(channels, channels, false),
         ];
         let mut up = Vec::new();
         for (level, &width) in self.channels.iter().enumerate().rev() {
             let mut blocks = Vec::new();
             for _ in 0..self.blocks {
                 let skip = skips.pop().expect("as many ways up as down");
-                blocks.push(planner.block(channels + skip, width, self.attention[level]));
+                blocks.push(planner.block::<B>(channels + skip, width, self.attention[level]));
                 channels = width;
             }
-            let resample = (level > 0).then(|| conv(width, width, 3, 1, Init::Kaiming, device));
+            let resample =
+                (level > 0).then(|| conv::<B>(width, width, 3, 1, Init::Kaiming, device));
             up.push(Level { blocks, resample });
         }
         UNet {
-            embed_time_in: LinearConfig::new(SINUSOIDAL, EMBEDDING).init(device),
-            embed_time_out: LinearConfig::new(EMBEDDING, EMBEDDING).init(device),
-            embed_label: EmbeddingConfig::new(self.classes + 1, EMBEDDING).init(device),
-            embed_shifts: LinearConfig::new(EMBEDDING, planner.shifts).init(device),
+            embed_time_in: B::linear(LinearConfig::new(SINUSOIDAL, EMBEDDING), device),
+            embed_time_out: B::linear(LinearConfig::new(EMBEDDING, EMBEDDING), device),
+            embed_label: B::embedding(EmbeddingConfig::new(self.classes + 1, EMBEDDING), device),
+            embed_shifts: B::linear(LinearConfig::new(EMBEDDING, planner.shifts), device),
             stem,
             down,
             middle,
             up,
             head_norm: Norm::new(channels, self.groups, device),
-            head: conv(channels, folded, 3, 1, Init::Zeros, device),
+            head: conv::<B>(channels, folded, 3, 1, Init::Zeros, device),
             pixel_unshuffle: self.pixel_unshuffle,
         }
     }
@@ -407,7 +420,7 @@ enum Init {
     Zeros,
 }
 
-fn conv(
+fn conv<B: Beginning>(
     channels_in: usize,
     channels_out: usize,
     kernel: usize,
@@ -423,11 +436,86 @@ fn conv(
             kernel / 2,
             kernel / 2,
         ));
-    match init {
+    let config = match init {
         Init::Kaiming => config,
         Init::Zeros => config.with_initializer(Initializer::Zeros),
+    };
+    B::conv(config, device)
+}
+
+/// What a network begins with.
+trait Beginning {
+    fn conv(config: Conv2dConfig, device: &Device) -> Conv2d;
+    fn linear(config: LinearConfig, device: &Device) -> Linear;
+    fn embedding(config: EmbeddingConfig, device: &Device) -> Embedding;
+}
+
+/// What Burn's layers begin with, for training.
+struct Random;
+
+impl Beginning for Random {
+    fn conv(config: Conv2dConfig, device: &Device) -> Conv2d {
+        config.init(device)
     }
-    .init(device)
+
+    fn linear(config: LinearConfig, device: &Device) -> Linear {
+        config.init(device)
+    }
+
+    fn embedding(config: EmbeddingConfig, device: &Device) -> Embedding {
+        config.init(device)
+    }
+}
+
+/// Zeros, made where they are read. A program that only reads weights then holds none of Burn's ways to
+/// begin, nor the random numbers, sums and matrix products that these need: two fifths of the page's
+/// engine for GPUs.
+struct Zeroed;
+
+impl Beginning for Zeroed {
+    fn conv(config: Conv2dConfig, device: &Device) -> Conv2d {
+        let [channels_in, channels_out] = config.channels;
+        let [height, width] = config.kernel_size;
+        Conv2d {
+            weight: zeros([channels_out, channels_in, height, width], device),
+            bias: Some(zeros([channels_out], device)),
+            stride: config.stride,
+            kernel_size: config.kernel_size,
+            dilation: config.dilation,
+            groups: config.groups,
+            padding: config.padding,
+        }
+    }
+
+    fn linear(config: LinearConfig, device: &Device) -> Linear {
+        Linear {
+            weight: zeros([config.d_input, config.d_output], device),
+            bias: Some(zeros([config.d_output], device)),
+        }
+    }
+
+    fn embedding(config: EmbeddingConfig, device: &Device) -> Embedding {
+        Embedding {
+            weight: zeros([config.n_embedding, config.d_model], device),
+        }
+    }
+}
+
+fn zeros<const D: usize>(shape: [usize; D], device: &Device) -> Param<Tensor<D>> {
+    constant(shape, 0.0, device)
+}
+
+/// A parameter that is this number everywhere, made where it is read.
+fn constant<const D: usize>(shape: [usize; D], value: f32, device: &Device) -> Param<Tensor<D>> {
+    let make = move |device: &Device, gradients: bool| {
+        let tensor = Tensor::full(shape, value, device);
+        if gradients {
+            tensor.require_grad()
+        } else {
+            tensor
+        }
+    };
+    Param::uninitialized(ParamId::new(), make, device.clone(), true, shape.into())
 }
 
 /// Runs a layer made by [`conv`], with its stride and what surrounds it.
@@ -455,21 +543,26 @@ struct Planner<'a> {
 }
 
 impl Planner<'_> {
-    fn block(&mut self, channels_in: usize, channels_out: usize, attention: bool) -> Block {
+    fn block<B: Beginning>(
+        &mut self,
+        channels_in: usize,
+        channels_out: usize,
+        attention: bool,
+    ) -> Block {
         let shift = self.shifts;
         self.shifts += channels_out;
         let (groups, device) = (self.groups, self.device);
         Block {
             norm_in: Norm::new(channels_in, groups, device),
-            conv_in: conv(channels_in, channels_out, 3, 1, Init::Kaiming, device),
+            conv_in: conv::<B>(channels_in, channels_out, 3, 1, Init::Kaiming, device),
             norm_out: Norm::new(channels_out, groups, device),
-            conv_out: conv(channels_out, channels_out, 3, 1, Init::Zeros, device),
+            conv_out: conv::<B>(channels_out, channels_out, 3, 1, Init::Zeros, device),
             skip: (channels_in != channels_out)
-                .then(|| conv(channels_in, channels_out, 1, 1, Init::Kaiming, device)),
+                .then(|| conv::<B>(channels_in, channels_out, 1, 1, Init::Kaiming, device)),
             attention: attention.then(|| Attention {
                 norm: Norm::new(channels_out, groups, device),
-                qkv: conv(channels_out, 3 * channels_out, 1, 1, Init::Kaiming, device),
-                out: conv(channels_out, channels_out, 1, 1, Init::Zeros, device),
+                qkv: conv::<B>(channels_out, 3 * channels_out, 1, 1, Init::Kaiming, device),
+                out: conv::<B>(channels_out, channels_out, 1, 1, Init::Zeros, device),
             }),
             shift,
         }
@@ -488,8 +581,8 @@ struct Norm {
 impl Norm {
     fn new(channels: usize, groups: usize, device: &Device) -> Self {
         Self {
-            gamma: Initializer::Ones.init([channels], device),
-            beta: Initializer::Zeros.init([channels], device),
+            gamma: constant([channels], 1.0, device),
+            beta: zeros([channels], device),
             groups,
         }
     }
@@ -645,9 +738,9 @@ impl UNet {
         let count = labels.len();
         let labels = Tensor::<2, Int>::from_data(TensorData::new(labels, [1, count]), device);
         let labels = self.embed_label.forward(labels).reshape([count, EMBEDDING]);
-        let time = self.embed_time_in.forward(sinusoidal(t, device));
-        let time = self.embed_time_out.forward(silu(time));
-        self.embed_shifts.forward(silu(time + labels))
+        let time = linear(&self.embed_time_in, sinusoidal(t, device));
+        let time = linear(&self.embed_time_out, silu(time));
+        linear(&self.embed_shifts, silu(time + labels))
     }
 
     /// [`Self::forward`] with the embedding at hand; one row of it serves a whole batch.
@@ -717,12 +810,6 @@ impl UNet {
         run(&self.head, x, around)
     }
 
-    /// A network of this shape whose weights are all zero. Those that it would begin with are not
-    /// made, if they were not before.
-    pub fn zeroed(self) -> Self {
-        self.map(&mut Zeros)
-    }
-
     /// The same network, laid out for sampling: weights as this device reads them, and biases that
     /// are only ever added to each other summed once.
     pub fn resident(&self) -> Self {
@@ -745,13 +832,9 @@ impl UNet {
     }
 }
 
-/// See [`UNet::zeroed`].
-struct Zeros;
-
-impl ModuleMapper for Zeros {
-    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        Param::from_tensor(Tensor::zeros(param.lazy_shape(), &param.lazy_device()))
-    }
+fn linear(layer: &Linear, x: Tensor<2>) -> Tensor<2> {
+    let bias = layer.bias.as_ref().map(|bias| bias.val());
+    kernels::linear(x, layer.weight.val(), bias)
 }
 
 /// The embedding of t (Vaswani et al. 2017, section 3.5): sines, then cosines, of t at frequencies
@@ -903,7 +986,7 @@ mod tests {
     fn a_zeroed_network_has_the_same_shape_and_no_weights() {
         let device = kernels::cpu();
         let fresh = UNetConfig::default().init(&device);
-        let zeroed = UNetConfig::default().init(&device).zeroed();
+        let zeroed = UNetConfig::default().zeroed(&device);
         assert_eq!(zeroed.num_params(), fresh.num_params());
         let shifts = |unet: &UNet| values(unet.shifts(&[7], &[Some(Garment::Coat)], &device));
         assert!(shifts(&fresh).iter().any(|v| *v != 0.0));

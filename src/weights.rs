@@ -308,8 +308,7 @@ pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// A network of this shape with these weights, in f32. The weights it is initialised with are
-/// never computed: burn makes them only where they are read.
+/// A network of this shape with these weights, in f32.
 fn load(
     config: &UNetConfig,
     tensors: Vec<burn_pack::Tensor>,
@@ -326,7 +325,7 @@ fn load(
         .map_err(|error| architecture(&error))?;
     let record = ModuleRecord::from_bytes(bytes).map_err(|error| architecture(&error))?;
     config
-        .init(device)
+        .zeroed(device)
         .try_load_record(record)
         .map_err(|error| architecture(&error))
 }

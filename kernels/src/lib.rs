@@ -20,32 +20,18 @@
 // The backward halves have no caller without gradients.
 #![cfg_attr(not(feature = "train"), allow(dead_code))]
 
-use burn::{
-    backend::{Backend, Dispatch, DispatchDevice, backend_extension, tensor::FloatTensor},
-    tensor::{DType, Device, Int, Tensor},
-};
+use burn::tensor::{Device, Int, Tensor};
 
-mod conv2d;
+#[cfg(feature = "cpu")]
+mod cpu;
 #[cfg(feature = "cubecl")]
 mod cube;
-mod group_norm;
-mod matrix;
-mod parallel;
 pub mod plain;
-mod primitive;
 mod resident;
-mod simd;
-#[cfg(test)]
-mod testing;
-mod winograd;
 
+#[cfg(feature = "cpu")]
+pub use cpu::cpu;
 pub use resident::{COEFFICIENTS, Resident, ResidentShape};
-use winograd::Kernels;
-
-/// The CPU, in Burn's backend for it ("Flex").
-pub fn cpu() -> Device {
-    Device::flex()
-}
 
 /// Cross-correlation of `x` with `weight`, plus `bias` for each output channel.
 ///
@@ -64,18 +50,11 @@ pub fn conv2d(
     stride: usize,
     padding: usize,
 ) -> Tensor<4> {
-    if !runs_our_own(&x) {
-        return plain::conv2d(x, weight, bias, stride, padding);
+    #[cfg(feature = "cpu")]
+    if cpu::runs_on(&x) {
+        return cpu::conv2d(x, weight, bias, stride, padding);
     }
-    // A constant zero costs nothing and takes no gradient: one operation serves both cases.
-    let bias = bias.unwrap_or_else(|| Tensor::zeros([weight.dims()[0]], &cpu()));
-    Tensor::from_dispatch(Dispatch::cpu_conv2d(
-        x.into_dispatch(),
-        weight.into_dispatch(),
-        bias.into_dispatch(),
-        stride,
-        padding,
-    ))
+    plain::conv2d(x, weight, bias, stride, padding)
 }
 
 /// Group normalisation (Wu & He 2018) with an affine map for each channel, followed by
@@ -98,17 +77,29 @@ pub fn group_norm_silu(
     epsilon: f64,
     activate: bool,
 ) -> Tensor<4> {
-    if !runs_our_own(&x) {
-        return plain::group_norm_silu(x, gamma, beta, groups, epsilon, activate);
+    #[cfg(feature = "cpu")]
+    if cpu::runs_on(&x) {
+        return cpu::group_norm_silu(x, gamma, beta, groups, epsilon, activate);
     }
-    Tensor::from_dispatch(Dispatch::cpu_group_norm_silu(
-        x.into_dispatch(),
-        gamma.into_dispatch(),
-        beta.into_dispatch(),
-        groups,
-        epsilon,
-        activate,
-    ))
+    plain::group_norm_silu(x, gamma, beta, groups, epsilon, activate)
+}
+
+/// x W + b for each row of `x`.
+///
+/// # Shapes
+/// - `x`: `[rows, d_in]`
+/// - `weight`: `[d_in, d_out]`
+/// - `bias`: `[d_out]`
+/// - result: `[rows, d_out]`
+pub fn linear(x: Tensor<2>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<2> {
+    #[cfg(feature = "cubecl")]
+    if cube::runs_on(&x.device(), x.dtype()) {
+        return cube::linear(x, weight, bias);
+    }
+    #[cfg(feature = "cpu")]
+    return plain::linear(x, weight, bias);
+    #[cfg(not(feature = "cpu"))]
+    not_made_for(("linear", x, weight, bias))
 }
 
 /// What surrounds a convolution in a U-Net. A GPU does it all in the launch of the convolution.
@@ -189,26 +180,10 @@ pub fn conv2d_around(
     {
         return y;
     }
-    plain::around_a_convolution(resident_conv2d, x, weight, bias, around)
-}
-
-/// [`conv2d`] with a padding of half the kernel, by a weight that may be a [`resident_weight`].
-fn resident_conv2d(
-    x: Tensor<4>,
-    weight: Tensor<4>,
-    bias: Option<Tensor<1>>,
-    stride: usize,
-) -> Tensor<4> {
-    let [_, blocks, kernel, block] = weight.dims();
-    if !Kernels::are(weight.dims()) {
-        return conv2d(x, weight, bias, stride, kernel / 2);
-    }
-    let bias = bias.unwrap_or_else(|| Tensor::zeros([blocks * block], &cpu()));
-    Tensor::from_dispatch(Dispatch::cpu_conv2d_transformed(
-        x.into_dispatch(),
-        weight.into_dispatch(),
-        bias.into_dispatch(),
-    ))
+    #[cfg(feature = "cpu")]
+    return plain::around_a_convolution(cpu::resident_conv2d, x, weight, bias, around);
+    #[cfg(not(feature = "cpu"))]
+    not_made_for(("conv2d_around", x, weight, bias, around))
 }
 
 /// [`group_norm_silu`] of the channels of `a`, then those of `b`, as one.
@@ -225,7 +200,19 @@ pub fn concat_group_norm_silu(
     if cube::runs_on(&a.device(), a.dtype()) {
         return cube::group_norm_silu(a, b, gamma, beta, groups, epsilon, activate);
     }
-    group_norm_silu(plain::concat(a, b), gamma, beta, groups, epsilon, activate)
+    #[cfg(feature = "cpu")]
+    return group_norm_silu(plain::concat(a, b), gamma, beta, groups, epsilon, activate);
+    #[cfg(not(feature = "cpu"))]
+    not_made_for((
+        "concat_group_norm_silu",
+        a,
+        b,
+        gamma,
+        beta,
+        groups,
+        epsilon,
+        activate,
+    ))
 }
 
 /// The channels of two tensors one after the other, for [`concat_group_norm_silu`] and
@@ -251,7 +238,10 @@ pub fn attention(x: Tensor<4>, qkv: Tensor<4>, weight: Tensor<4>, bias: Tensor<1
     {
         return y;
     }
-    plain::attention_by(resident_conv2d, x, qkv, weight, bias)
+    #[cfg(feature = "cpu")]
+    return plain::attention_by(cpu::resident_conv2d, x, qkv, weight, bias);
+    #[cfg(not(feature = "cpu"))]
+    not_made_for(("attention", x, qkv, weight, bias))
 }
 
 /// The same weight, laid out once and for all as this device's [`conv2d_around`] with that stride
@@ -262,11 +252,10 @@ pub fn resident_weight(weight: Tensor<4>, stride: usize) -> Tensor<4> {
     if cube::runs_on(&weight.device(), weight.dtype()) {
         return cube::resident_weight(weight);
     }
-    let alone = matches!(weight.device().as_dispatch(), DispatchDevice::Flex(_));
-    if alone && weight.dtype() == DType::F32 && stride == 1 && winograd::fits(weight.dims()) {
-        return Tensor::from_dispatch(Dispatch::cpu_transformed(weight.into_dispatch()));
-    }
-    weight
+    #[cfg(feature = "cpu")]
+    return cpu::resident_weight(weight, stride);
+    #[cfg(not(feature = "cpu"))]
+    not_made_for(("resident_weight", weight, stride))
 }
 
 /// Says whether the adapters of this process are software: a CPU that pretends to be a GPU. Threads
@@ -282,7 +271,7 @@ pub fn on_software(yes: bool) {
 /// Whether steps can be recorded on this device, and issued again as a whole.
 pub fn replays(device: &Device) -> bool {
     #[cfg(feature = "cubecl")]
-    return cube::runs_on(device, DType::F32);
+    return cube::runs_on(device, burn::tensor::DType::F32);
     #[cfg(not(feature = "cubecl"))]
     {
         let _ = device;
@@ -302,7 +291,7 @@ pub fn reverse_step(prediction: Tensor<4>, state: &Resident) {
     #[cfg(feature = "cubecl")]
     cube::reverse_step(prediction, state);
     #[cfg(not(feature = "cubecl"))]
-    no_resident((prediction, state));
+    not_made_for((prediction, state));
 }
 
 /// Overwrites a tensor of a [`Resident`] in place.
@@ -313,7 +302,7 @@ pub fn assign<const D: usize>(target: &Tensor<D>, source: Tensor<D>) {
     #[cfg(feature = "cubecl")]
     cube::assign(target, source);
     #[cfg(not(feature = "cubecl"))]
-    no_resident((target, source));
+    not_made_for((target, source));
 }
 
 /// [`assign`] for integers.
@@ -324,7 +313,7 @@ pub fn assign_integers(target: &Tensor<1, Int>, source: Tensor<1, Int>) {
     #[cfg(feature = "cubecl")]
     cube::assign_integers(target, source);
     #[cfg(not(feature = "cubecl"))]
-    no_resident((target, source));
+    not_made_for((target, source));
 }
 
 /// Some entries of the first dimension of a [`Resident`]'s tensor, for reading: the same memory,
@@ -336,12 +325,14 @@ pub fn rows<const D: usize>(x: &Tensor<D>, first: usize, count: usize) -> Tensor
     #[cfg(feature = "cubecl")]
     return cube::rows(x, first, count);
     #[cfg(not(feature = "cubecl"))]
-    no_resident((x, first, count))
+    not_made_for((x, first, count))
 }
 
-#[cfg(not(feature = "cubecl"))]
-fn no_resident<T>(_: T) -> ! {
-    unreachable!("without kernels that replay there is no `Resident`")
+/// No device of this build leads here: without `cubecl` it gives out no [`Resident`], and for GPUs alone
+/// it has a kernel for everything that a valid network asks for.
+#[cfg(not(all(feature = "cpu", feature = "cubecl")))]
+fn not_made_for<T>(_: T) -> ! {
+    unreachable!("this build of `kernels` is for other devices")
 }
 
 /// How often work is done in earnest before it is recorded.
@@ -387,56 +378,6 @@ impl Recording {
         // SAFETY: the caller's promise.
         return unsafe { self.graph.replay() };
         #[cfg(not(feature = "cubecl"))]
-        no_resident(self)
+        not_made_for(self)
     }
-}
-
-/// Whether `x` is where our own operations are: f32 on the CPU, under autodiff only with `train`.
-/// Burn panics on an extension called for a backend it does not list.
-fn runs_our_own(x: &Tensor<4>) -> bool {
-    let on_cpu = match x.device().as_dispatch() {
-        DispatchDevice::Flex(_) => true,
-        #[cfg(feature = "train")]
-        DispatchDevice::Autodiff(device) => matches!(**device, DispatchDevice::Flex(_)),
-        #[allow(unreachable_patterns)]
-        _ => false,
-    };
-    on_cpu && x.dtype() == DType::F32
-}
-
-/// Of our own operations those that take no gradients.
-#[backend_extension(Flex)]
-trait CpuResident: Backend {
-    /// [`Kernels`] of a weight `[channels_out, channels_in, 3, 3]`.
-    fn cpu_transformed(weight: FloatTensor<Self>) -> FloatTensor<Self>;
-
-    /// [`conv2d`] with stride and padding 1, by what [`Self::cpu_transformed`] made.
-    fn cpu_conv2d_transformed(
-        x: FloatTensor<Self>,
-        kernels: FloatTensor<Self>,
-        bias: FloatTensor<Self>,
-    ) -> FloatTensor<Self>;
-}
-
-/// Our own operations, as extensions of Burn's backends. Burn writes the routing from [`Dispatch`].
-#[backend_extension(Flex, Autodiff: cfg(feature = "train"))]
-trait CpuOperations: Backend {
-    /// See [`conv2d`].
-    fn cpu_conv2d(
-        x: FloatTensor<Self>,
-        weight: FloatTensor<Self>,
-        bias: FloatTensor<Self>,
-        stride: usize,
-        padding: usize,
-    ) -> FloatTensor<Self>;
-
-    /// See [`group_norm_silu`].
-    fn cpu_group_norm_silu(
-        x: FloatTensor<Self>,
-        gamma: FloatTensor<Self>,
-        beta: FloatTensor<Self>,
-        groups: usize,
-        epsilon: f64,
-        activate: bool,
-    ) -> FloatTensor<Self>;
 }

@@ -42,6 +42,11 @@ pub fn group_norm_silu(
     if activate { silu(y) } else { y }
 }
 
+/// The plain twin of [`crate::linear`].
+pub fn linear(x: Tensor<2>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<2> {
+    module::linear(x, weight, bias)
+}
+
 /// The plain twin of [`crate::conv2d_around`].
 pub fn conv2d_around(
     x: Tensor<4>,

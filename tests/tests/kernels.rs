@@ -14,11 +14,12 @@ use serde_json::{Value, json};
 const TOLERANCE: f64 = 1e-5;
 
 /// What is compared, and in how many cases.
-const COMPARISONS: [(&str, usize); 5] = [
+const COMPARISONS: [(&str, usize); 6] = [
     ("attention", 5),
     ("conv2d", 25),
     ("conv2d_around", 19),
     ("group_norm_silu", 8),
+    ("linear", 5),
     // Three states after each of six steps of three walks.
     ("reverse_step", 54),
 ];

@@ -175,6 +175,9 @@ struct SampleArguments {
     garment: Label,
     #[command(flatten)]
     walk: WalkArguments,
+    /// auto, cuda, vulkan, metal, wgpu or cpu
+    #[arg(long, value_name = "DEVICE", default_value_t = DeviceChoice::Auto)]
+    device: DeviceChoice,
     /// FILE.png for a grid without gaps, FILE.npy for uint8 [N, 28, 28]
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
@@ -501,6 +504,7 @@ fn sample(arguments: SampleArguments) -> Result<(), Failure> {
         sampler: arguments.walk.sampler()?,
         steps: arguments.walk.steps,
         guidance_scale: arguments.walk.guidance,
+        device: arguments.device,
         out: arguments.out,
         frames: arguments.frames,
     })?;

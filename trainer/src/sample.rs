@@ -48,6 +48,8 @@ pub struct Options {
     pub steps: Option<usize>,
     /// w; 1 = off.
     pub guidance_scale: f64,
+    /// What computes.
+    pub device: DeviceChoice,
     /// A PNG or NPY file.
     pub out: PathBuf,
     /// Folder for the frames, one grid of x_t each.
@@ -201,7 +203,7 @@ pub fn sample(options: &Options) -> Result<(), SampleError> {
     let source = Source::read(options.weights.as_deref())?;
     let plan = source.plan(options.sampler, options.steps)?;
     let steps = plan.len();
-    let found = device::find(DeviceChoice::Auto)?;
+    let found = device::find(options.device)?;
     eprintln!("sampling on {}", found.describe());
     let Weights {
         unet, diffusion, ..

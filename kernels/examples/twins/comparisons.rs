@@ -21,6 +21,7 @@ pub(crate) async fn all(software: bool, report: impl FnMut(&str, &str, f32)) -> 
     comparisons.conv2d_around().await?;
     comparisons.group_norm_silu().await?;
     comparisons.attention().await?;
+    comparisons.linear().await?;
     comparisons.reverse_step().await
 }
 
@@ -264,6 +265,26 @@ impl<Report: FnMut(&str, &str, f32)> Comparisons<Report> {
         Ok(())
     }
 
+    async fn linear(&mut self) -> Result<(), String> {
+        for (rows, d_in, d_out, biased) in [
+            (1000, 64, 256, true),
+            (1, 256, 704, true),
+            (7, 5, 6, false),
+            (8, 1, 1, true),
+            (13, 33, 130, false),
+        ] {
+            let title = format!("{rows} rows of {d_in} to {d_out}");
+            let [x, twin_x] = self.pair([rows, d_in]).await?;
+            let [weight, twin_weight] = self.pair([d_in, d_out]).await?;
+            let [bias, twin_bias] = self.pair([d_out]).await?;
+            let [bias, twin_bias] = [bias, twin_bias].map(|bias| biased.then_some(bias));
+            let own = in_one_launch("linear", || kernels::linear(x, weight, bias))?;
+            let twin = plain::linear(twin_x, twin_weight, twin_bias);
+            self.compare("linear", &title, own, twin).await?;
+        }
+        Ok(())
+    }
+
     /// Recorded, and replayed step by step.
     async fn reverse_step(&mut self) -> Result<(), String> {
         const STEPS: usize = 6;
@@ -347,12 +368,12 @@ impl<Report: FnMut(&str, &str, f32)> Comparisons<Report> {
         Ok([Tensor::from_data(data, &self.gpu), twin])
     }
 
-    async fn compare(
+    async fn compare<const D: usize>(
         &mut self,
         kernel: &str,
         case: &str,
-        own: Tensor<4>,
-        twin: Tensor<4>,
+        own: Tensor<D>,
+        twin: Tensor<D>,
     ) -> Result<(), String> {
         if own.dims() != twin.dims() {
             let (own, twin) = (own.dims(), twin.dims());
@@ -409,7 +430,10 @@ impl LaunchObserver for Launches {
 
 /// What our kernel of this name makes. That it is one launch is what it is for; and where another
 /// does the work, nothing of ours is compared.
-fn in_one_launch(kernel: &str, work: impl FnOnce() -> Tensor<4>) -> Result<Tensor<4>, String> {
+fn in_one_launch<const D: usize>(
+    kernel: &str,
+    work: impl FnOnce() -> Tensor<D>,
+) -> Result<Tensor<D>, String> {
     let launches = Arc::new(Launches::default());
     let watching = LaunchObservation::new(launches.clone());
     let y = work();
@@ -434,7 +458,7 @@ fn integers(rows: &[i32], device: &Device) -> Tensor<1, Int> {
     Tensor::from_data(TensorData::new(rows.to_vec(), [rows.len()]), device)
 }
 
-async fn values(tensor: Tensor<4>) -> Result<Vec<f32>, String> {
+async fn values<const D: usize>(tensor: Tensor<D>) -> Result<Vec<f32>, String> {
     let data = tensor.into_data_async().await;
     let data = data.map_err(|error| error.to_string())?;
     data.try_to_vec().map_err(|error| format!("{error:?}"))

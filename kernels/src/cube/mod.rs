@@ -12,6 +12,7 @@ mod attention;
 mod conv2d;
 mod graph;
 mod group_norm;
+mod linear;
 mod reverse_step;
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -185,6 +186,39 @@ pub(crate) fn conv2d(
         );
     }
     Some(Tensor::from_primitive::<Cube>(y))
+}
+
+/// See [`crate::linear`].
+pub(crate) fn linear(x: Tensor<2>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<2> {
+    let ([rows, d_in], [channels, d_out]) = (x.dims(), weight.dims());
+    assert!(
+        d_in == channels && bias.as_ref().is_none_or(|bias| bias.dims() == [d_out]),
+        "linear: rows of {d_in} numbers, and a weight for {channels}"
+    );
+    let [block_rows, most] = linear::BLOCK;
+    let divides = |n: &usize| d_out.is_multiple_of(*n);
+    let columns = (1..=most).rev().find(divides).unwrap_or(1);
+    let threads = rows.div_ceil(block_rows) * (d_out / columns);
+    let x = memory(x);
+    let y = empty(&x, [rows, d_out]);
+    let client = x.client.clone();
+    // SAFETY: the shapes were looked at above.
+    unsafe {
+        linear::linear::launch_unchecked(
+            &client,
+            cubes(threads.div_ceil(linear::THREADS), 1, 1),
+            CubeDim::new_1d(linear::THREADS as u32),
+            x.into_buffer_arg(),
+            memory(weight).into_buffer_arg(),
+            bias.map(|bias| memory(bias).into_buffer_arg()).into(),
+            y.clone().into_buffer_arg(),
+            rows as u32,
+            d_in as u32,
+            d_out as u32,
+            columns,
+        );
+    }
+    Tensor::from_primitive::<Cube>(y)
 }
 
 /// See [`crate::concat_group_norm_silu`].

@@ -23,6 +23,7 @@ pub(crate) struct Opened {
 /// Opens the device of this build.
 pub(crate) async fn open(kind: EngineKind) -> Result<Opened, Failure> {
     match kind {
+        #[cfg(feature = "cpu")]
         EngineKind::Cpu => Ok(Opened {
             device: kernels::cpu(),
             adapter: String::new(),
@@ -30,7 +31,14 @@ pub(crate) async fn open(kind: EngineKind) -> Result<Opened, Failure> {
             batches_ahead: 0,
             batch_ms: 40.0,
         }),
+        #[cfg(feature = "webgpu")]
         EngineKind::WebGpu => open_webgpu().await,
+        #[allow(unreachable_patterns)]
+        other => Err(Failure {
+            code: ErrorCode::Engine,
+            message: format!("This engine was not built for {}.", other.slug()),
+            fatal: true,
+        }),
     }
 }
 
@@ -61,11 +69,7 @@ async fn open_webgpu() -> Result<Opened, Failure> {
     })
 }
 
-#[cfg(not(feature = "webgpu"))]
-async fn open_webgpu() -> Result<Opened, Failure> {
-    Err(unusable("This engine was built for the CPU alone."))
-}
-
+#[cfg(feature = "webgpu")]
 /// The page has another engine for this case.
 fn unusable(reason: &str) -> Failure {
     Failure {

@@ -208,8 +208,7 @@ impl Engine {
         }
         self.tell_of_compiling().await;
         let unet = fashion_ddpm::UNetConfig::default()
-            .init(device)
-            .zeroed()
+            .zeroed(device)
             .resident();
         self.read(reading(weights::probe(&unet, TIMESTEPS, device)))
             .await?;

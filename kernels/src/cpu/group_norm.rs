@@ -8,7 +8,7 @@
 
 use burn::backend::flex::FlexTensor;
 
-use crate::{
+use crate::cpu::{
     parallel::for_each_pair,
     primitive::{Values, dims, tensor},
     simd::{for_each_instruction_set, sigmoid, sum},
@@ -146,7 +146,7 @@ mod backward {
     };
 
     use super::*;
-    use crate::simd::dot;
+    use crate::cpu::simd::dot;
 
     #[derive(Debug)]
     struct GroupNormSilu;
@@ -307,8 +307,8 @@ mod tests {
     use proptest::prelude::*;
 
     use crate::{
+        cpu::testing::{distance, random, run, values},
         plain,
-        testing::{distance, random, run, values},
     };
 
     type Function = fn(Tensor<4>, Tensor<1>, Tensor<1>, usize, f64, bool) -> Tensor<4>;

@@ -15,7 +15,7 @@ use std::{array, cell::Cell};
 
 use gemm::Parallelism;
 
-use crate::{
+use crate::cpu::{
     matrix::{Matrix, multiply, with_scratch},
     parallel::{add_up, for_each_piece},
     simd::{LANES, for_each_instruction_set},
@@ -711,8 +711,9 @@ mod tests {
 
     use super::*;
     use crate::{
-        Around, plain,
-        testing::{distance, random, values},
+        Around,
+        cpu::testing::{distance, random, values},
+        plain,
     };
 
     /// In either order of the kernels, for tiles in and over the edge, in fours and left over.

@@ -8,14 +8,14 @@
 //! - dL/dx = the convolution of dL/dy with the weight turned by 180 degrees, where the stride is 1;
 //!   else W^T dL/dy, folded back
 //!
-//! Most of the network's convolutions have a faster way: see [`winograd`](crate::winograd).
+//! Most of the network's convolutions have a faster way: see [`winograd`](crate::cpu::winograd).
 
 use std::cell::Cell;
 
 use burn::backend::{Flex, flex::FlexTensor};
 use gemm::Parallelism;
 
-use crate::{
+use crate::cpu::{
     CpuOperations, CpuResident,
     matrix::{Matrix, multiply, with_scratch},
     parallel::{add_up, for_each_piece},
@@ -69,7 +69,7 @@ impl CpuOperations for Flex {
         epsilon: f64,
         activate: bool,
     ) -> FlexTensor {
-        crate::group_norm::forward(x, gamma, beta, groups, epsilon, activate).0
+        crate::cpu::group_norm::forward(x, gamma, beta, groups, epsilon, activate).0
     }
 }
 
@@ -89,7 +89,7 @@ mod backward {
     };
 
     use super::Convolution;
-    use crate::{
+    use crate::cpu::{
         CpuOperations,
         primitive::{Values, dims, tensor},
     };
@@ -174,7 +174,7 @@ mod backward {
             epsilon: f64,
             activate: bool,
         ) -> FloatTensor<Self> {
-            crate::group_norm::tracked::<C>(x, gamma, beta, groups, epsilon, activate)
+            crate::cpu::group_norm::tracked::<C>(x, gamma, beta, groups, epsilon, activate)
         }
     }
 }
@@ -571,8 +571,8 @@ thread_local! {
 mod tests {
     use super::*;
     use crate::{
+        cpu::testing::{distance, random, run, values},
         plain,
-        testing::{distance, random, run, values},
     };
     use burn::tensor::Tensor;
     use proptest::prelude::*;
