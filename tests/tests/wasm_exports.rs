@@ -1,11 +1,14 @@
-//! Guards against a trap that costs a factor of 95 (see `web/engine`).
+//! Guards of what the linker makes of the engines, before wasm-bindgen renames the exports.
 //!
-//! Where nothing calls a module's static constructors, the linker wraps every export in a shim,
-//! `NAME.command_export`, that runs them all again at every call from JavaScript; CubeCL has
-//! thousands of them. The shims are visible only before wasm-bindgen renames the exports.
+//! A trap costs a factor of 95 (see `web/engine`): where nothing calls a module's static constructors,
+//! the linker wraps every export in a shim, `NAME.command_export`, that runs them all again at every
+//! call from JavaScript; CubeCL has thousands of them.
+//!
+//! And a third of a download: one call of Burn's own matrix product or convolution, somewhere, links all
+//! of what can tune and run them on a GPU, for which we have kernels.
 
 use fashion_ddpm_tests::prepared;
-use wasmparser::{Parser, Payload};
+use wasmparser::{KnownCustom, Name, Parser, Payload};
 
 /// The names of all exports of a module.
 fn exports(module: &[u8]) -> Vec<String> {
@@ -22,12 +25,33 @@ fn exports(module: &[u8]) -> Vec<String> {
     names
 }
 
-fn assert_no_shims(engine: &str) {
+/// The names of all functions of a module, as the compiler has them.
+fn functions(module: &[u8]) -> Vec<String> {
+    let mut names = Vec::new();
+    for payload in Parser::new(0).parse_all(module) {
+        if let Payload::CustomSection(section) = payload.unwrap()
+            && let KnownCustom::Name(sections) = section.as_known()
+        {
+            for section in sections {
+                if let Name::Function(functions) = section.unwrap() {
+                    for function in functions {
+                        names.push(function.unwrap().name.to_owned());
+                    }
+                }
+            }
+        }
+    }
+    names
+}
+
+fn module(engine: &str) -> Vec<u8> {
     let path = prepared("FASHION_DDPM_WASM_DIR").join(engine);
-    let module = std::fs::read(&path).unwrap_or_else(|error| {
-        panic!("{}: {error}; `cargo xtask test` builds it", path.display())
-    });
-    let names = exports(&module);
+    std::fs::read(&path)
+        .unwrap_or_else(|error| panic!("{}: {error}; `cargo xtask test` builds it", path.display()))
+}
+
+fn assert_no_shims(engine: &str) {
+    let names = exports(&module(engine));
     assert!(
         names.iter().any(|name| name == "memory"),
         "{engine} exports {names:?}"
@@ -50,6 +74,18 @@ fn the_webgpu_engine_runs_its_constructors_once() {
 #[test]
 fn the_cpu_engine_runs_its_constructors_once() {
     assert_no_shims("engine-cpu.wasm");
+}
+
+/// What computes Burn's matrix products on GPUs is in modules of the first name, its convolution in the
+/// second, its CPU backend in the third.
+#[test]
+fn the_webgpu_engine_holds_none_of_burns_matrix_products() {
+    let names = functions(&module("engine-webgpu.wasm"));
+    let with = |part: &str| names.iter().filter(|name| name.contains(part)).count();
+    assert!(with("kernels4cube") > 0, "ours are seen");
+    for part in ["multi_level", "cubek_convolution", "burn_flex"] {
+        assert_eq!(with(part), 0, "functions of {part}");
+    }
 }
 
 /// The guard would see one: the smallest module with such an export.

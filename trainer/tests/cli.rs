@@ -619,7 +619,7 @@ fn samples_are_the_same_in_every_form() {
     };
     let (npy, png, film) = (path("a.npy"), path("a.png"), path("film"));
     // More than are computed at once.
-    sample(&["--count", "66", "--out", text(&npy)]);
+    sample(&["--count", "66", "--device", "cpu", "--out", text(&npy)]);
     sample(&["--count", "3", "--out", text(&png), "--frames", text(&film)]);
     let npy = std::fs::read(npy).unwrap();
     let pixels = &npy[npy.len() - 66 * PIXELS..];
@@ -695,6 +695,7 @@ fn samples_are_the_same_in_every_form() {
     refused(&["--out", out_text, "--guidance", "nan"], "--guidance");
     refused(&["--out", out_text, "--garment", "hat"], "ankle-boot");
     refused(&["--out", out_text, "--sampler", "euler"], "ddim");
+    refused(&["--out", out_text, "--device", "gpu"], "auto, cuda");
     refused(&["--out", out_text, "--seed", "4294967296"], "--seed");
     refused(
         &["--out", out_text, "--count", "65", "--frames", text(&film)],

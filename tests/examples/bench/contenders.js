@@ -33,7 +33,7 @@ self.about = async () => {
   const { vendor, architecture, device, description } = adapter?.info ?? {};
   return {
     browser: navigator.userAgent,
-    adapter: [vendor, architecture, device, description].filter(Boolean).join(" ") || "none",
+    adapter: adapter ? [vendor, architecture, device, description].filter(Boolean).join(" ") || "unnamed" : "none",
   };
 };
 
