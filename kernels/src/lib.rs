@@ -11,6 +11,9 @@
 //! an operation in the network (feature `cubecl`), and a [`Recording`] issues all launches of a step
 //! at once, on the memory of a [`Resident`].
 //!
+//! An engine for GPUs alone leaves the feature `cpu` out, and with it everything here that is not one of
+//! these kernels.
+//!
 //! This is the only crate that names backends. The rest of the workspace sees plain functions on
 //! tensors; [`plain`] holds the same functions in Burn's own operations: the specification our own
 //! are tested against, and what runs where we have nothing better.

@@ -176,8 +176,9 @@ impl Found {
         };
         let part = |(i, mut part): (usize, Part)| {
             let found = &steps[0][i].kernel;
-            // CubeCL adds a number that tells a kernel's variants apart.
-            if found.rsplit_once('_').map(|(name, _)| name) != Some(part.kernel) {
+            // CubeCL adds what tells a kernel's variants apart.
+            let variant = found.strip_prefix(part.kernel);
+            if !variant.is_some_and(|variant| variant.starts_with('_')) {
                 return Err(format!(
                     "launch {i} of a step is {found}, not {}",
                     part.kernel
