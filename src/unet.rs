@@ -351,7 +351,7 @@ impl UNetConfig {
         self.build::<Random>(device)
     }
 
-    /// A network whose weights are all zero, for others to take their place.
+    /// A network whose convolutions and embeddings are all zero, for others to take their place.
     ///
     /// # Panics
     /// Where [`Self::validate`] would refuse.
