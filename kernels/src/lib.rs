@@ -102,7 +102,7 @@ pub fn linear(x: Tensor<2>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tenso
     #[cfg(feature = "cpu")]
     return plain::linear(x, weight, bias);
     #[cfg(not(feature = "cpu"))]
-    not_made_for(("linear", x, weight, bias))
+    not_made_for((x, weight, bias))
 }
 
 /// What surrounds a convolution in a U-Net. A GPU does it all in the launch of the convolution.
@@ -186,7 +186,7 @@ pub fn conv2d_around(
     #[cfg(feature = "cpu")]
     return plain::around_a_convolution(cpu::resident_conv2d, x, weight, bias, around);
     #[cfg(not(feature = "cpu"))]
-    not_made_for(("conv2d_around", x, weight, bias, around))
+    not_made_for((x, weight, bias, around))
 }
 
 /// [`group_norm_silu`] of the channels of `a`, then those of `b`, as one.
@@ -206,16 +206,7 @@ pub fn concat_group_norm_silu(
     #[cfg(feature = "cpu")]
     return group_norm_silu(plain::concat(a, b), gamma, beta, groups, epsilon, activate);
     #[cfg(not(feature = "cpu"))]
-    not_made_for((
-        "concat_group_norm_silu",
-        a,
-        b,
-        gamma,
-        beta,
-        groups,
-        epsilon,
-        activate,
-    ))
+    not_made_for((a, b, gamma, beta, groups, epsilon, activate))
 }
 
 /// The channels of two tensors one after the other, for [`concat_group_norm_silu`] and
@@ -244,7 +235,7 @@ pub fn attention(x: Tensor<4>, qkv: Tensor<4>, weight: Tensor<4>, bias: Tensor<1
     #[cfg(feature = "cpu")]
     return plain::attention_by(cpu::resident_conv2d, x, qkv, weight, bias);
     #[cfg(not(feature = "cpu"))]
-    not_made_for(("attention", x, qkv, weight, bias))
+    not_made_for((x, qkv, weight, bias))
 }
 
 /// The same weight, laid out once and for all as this device's [`conv2d_around`] with that stride
@@ -258,7 +249,7 @@ pub fn resident_weight(weight: Tensor<4>, stride: usize) -> Tensor<4> {
     #[cfg(feature = "cpu")]
     return cpu::resident_weight(weight, stride);
     #[cfg(not(feature = "cpu"))]
-    not_made_for(("resident_weight", weight, stride))
+    not_made_for((weight, stride))
 }
 
 /// Says whether the adapters of this process are software: a CPU that pretends to be a GPU. Threads

@@ -486,9 +486,7 @@ fn a_step_on_webgpu_is_one_recording_replayed() {
     let mut requests = Vec::new();
     for (count, guidance) in kinds {
         for steps in runs {
-            let mut picture = request("ddpm", steps, "coat");
-            picture["count"] = json!(count);
-            picture["guidance"] = json!(guidance);
+            let picture = coats((count, guidance, steps));
             let run = requests.len();
             let send = json!({ "type": "run", "run": run, "picture": picture, "paused": false });
             requests.push(json!({ "send": send, "until": ["started", "done"] }));
@@ -541,11 +539,17 @@ fn a_recording_finds_room_beside_the_others() {
 /// Images of a run, guidance, steps.
 type Kind = (usize, f64, usize);
 
+/// A picture of this kind.
+fn coats((count, guidance, steps): Kind) -> Value {
+    let mut picture = request("ddpm", steps, "coat");
+    picture["count"] = json!(count);
+    picture["guidance"] = json!(guidance);
+    picture
+}
+
 fn runs(kinds: &[Kind]) -> Value {
-    let run = |(run, (count, guidance, steps)): (usize, &Kind)| {
-        let mut picture = request("ddpm", *steps, "coat");
-        picture["count"] = json!(count);
-        picture["guidance"] = json!(guidance);
+    let run = |(run, kind): (usize, &Kind)| {
+        let picture = coats(*kind);
         let send = json!({ "type": "run", "run": run, "picture": picture, "paused": false });
         json!({ "send": send, "until": ["done"] })
     };
@@ -611,12 +615,7 @@ fn on_a_fast_gpu_several_steps_are_one_submission() {
     let (server, bytes) = stage(&[(scripts[0], COUNTING), (scripts[1], &hurried)]);
     // Across the ends of both tables, of noise and of frames.
     let kinds = [(1, 1.0, 140), (3, 2.0, 100), (17, 1.0, 120)];
-    let pictures = kinds.map(|(count, guidance, steps)| {
-        let mut picture = request("ddpm", steps, "coat");
-        picture["count"] = json!(count);
-        picture["guidance"] = json!(guidance);
-        picture
-    });
+    let pictures = kinds.map(coats);
     let browser = Browser::chromium(Gpu::Software);
     browser.open(&server.url("blank.html"));
     let arguments = json!([scripts, "tiny.bpk", bytes, pictures]);

@@ -62,7 +62,7 @@ const CASES: [(&str, u32, bool); 6] = [
 const TIMED_STEPS: u32 = 40;
 
 /// Which browser computes, and on what.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy)]
 enum Place {
     Chromium(Gpu),
     /// On the adapter that it finds: where there is no GPU, Mesa's in software.

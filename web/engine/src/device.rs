@@ -69,8 +69,8 @@ async fn open_webgpu() -> Result<Opened, Failure> {
     })
 }
 
-#[cfg(feature = "webgpu")]
 /// The page has another engine for this case.
+#[cfg(feature = "webgpu")]
 fn unusable(reason: &str) -> Failure {
     Failure {
         code: ErrorCode::Adapter,
