@@ -10,6 +10,8 @@
 
 mod attention;
 mod conv2d;
+#[cfg(feature = "fusion")]
+mod fused;
 mod graph;
 mod group_norm;
 mod linear;
@@ -25,7 +27,12 @@ use burn_cubecl::{Cube, ops::numeric::empty_device_contiguous_dtype, tensor::Cub
 use cubecl::prelude::*;
 
 use crate::{Around, Resident, Shortcut};
+#[cfg(feature = "fusion")]
+use fused::{known, launched};
 pub(crate) use graph::Graph;
+// Without Burn's fusion its tensors are these.
+#[cfg(not(feature = "fusion"))]
+use std::convert::{identity as known, identity as launched};
 
 /// Whether our kernels run on this device, for this type of number.
 pub(crate) fn runs_on(device: &Device, dtype: DType) -> bool {
@@ -55,15 +62,18 @@ fn memory<const D: usize>(tensor: Tensor<D>) -> CubeTensor {
 }
 
 fn raw<const D: usize>(tensor: Tensor<D>) -> CubeTensor {
-    tensor
-        .try_into_primitive::<Cube>()
-        .expect("`runs_on` has looked at the device")
+    let tensor = tensor.try_into_primitive::<Cube>();
+    launched(tensor.expect("`runs_on` has looked at the device"))
 }
 
 fn integers(tensor: Tensor<1, Int>) -> CubeTensor {
-    tensor
-        .try_into_primitive::<Cube>()
-        .expect("integers live where the floats do")
+    let tensor = tensor.try_into_primitive::<Cube>();
+    launched(tensor.expect("integers live where the floats do"))
+}
+
+/// Back to Burn.
+fn tensor<const D: usize>(raw: CubeTensor) -> Tensor<D> {
+    Tensor::from_primitive::<Cube>(known(raw))
 }
 
 fn empty<const D: usize>(like: &CubeTensor, shape: [usize; D]) -> CubeTensor {
@@ -83,7 +93,7 @@ fn channels_last(weight: Tensor<4>) -> CubeTensor {
 
 /// See [`crate::resident_weight`].
 pub(crate) fn resident_weight(weight: Tensor<4>) -> Tensor<4> {
-    Tensor::<4>::from_primitive::<Cube>(channels_last(weight)).permute([3, 0, 1, 2])
+    tensor::<4>(channels_last(weight)).permute([3, 0, 1, 2])
 }
 
 /// See [`crate::conv2d_around`]; `None` for a convolution that this kernel is not made for.
@@ -185,7 +195,7 @@ pub(crate) fn conv2d(
             tile,
         );
     }
-    Some(Tensor::from_primitive::<Cube>(y))
+    Some(tensor(y))
 }
 
 /// See [`crate::linear`].
@@ -218,7 +228,7 @@ pub(crate) fn linear(x: Tensor<2>, weight: Tensor<2>, bias: Option<Tensor<1>>) -
             columns,
         );
     }
-    Tensor::from_primitive::<Cube>(y)
+    tensor(y)
 }
 
 /// See [`crate::concat_group_norm_silu`].
@@ -266,7 +276,7 @@ pub(crate) fn group_norm_silu(
             shape,
         );
     }
-    Tensor::from_primitive::<Cube>(y)
+    tensor(y)
 }
 
 /// See [`crate::attention`]; `None` where a row of scores is too long for a group of threads.
@@ -302,7 +312,7 @@ pub(crate) fn attention(
             shape,
         );
     }
-    Some(Tensor::from_primitive::<Cube>(y))
+    Some(tensor(y))
 }
 
 /// See [`crate::reverse_step`].
@@ -388,7 +398,7 @@ pub(crate) fn rows<const D: usize>(x: &Tensor<D>, first: usize, count: usize) ->
         .offset_end(((dims[0] - first - count) * row) as u64);
     let mut shape = dims;
     shape[0] = count;
-    Tensor::from_primitive::<Cube>(CubeTensor::new_contiguous(
+    tensor(CubeTensor::new_contiguous(
         whole.client,
         whole.device,
         shape.into(),
