@@ -1,7 +1,7 @@
 //! The shipped page in a browser, and the numbers it is held to: those of the library, the weights
 //! and the garments that ship with it.
 
-use std::{io::Read, ops::ControlFlow, path::PathBuf, sync::Arc};
+use std::{convert::Infallible, io::Read, ops::ControlFlow, path::PathBuf, sync::Arc};
 
 use fashion_ddpm::{
     Gallery, Projection, Sampler, gallery,
@@ -11,7 +11,7 @@ use fashion_ddpm::{
 };
 use flate2::read::GzDecoder;
 use serde_json::json;
-use trainer::sample::{Walk, walk};
+use trainer::walk::{Walk, Walker};
 
 use crate::{
     browser::{Browser, Element, Gpu},
@@ -132,22 +132,13 @@ impl Picture {
         };
         let mut states = Vec::new();
         let device = kernels::cpu();
-        let images = 0..self.count;
-        let pixels = walk(
-            &weights.unet,
-            &weights.diffusion,
-            &way,
-            images,
-            &device,
-            |_, frame| {
-                states.push(values(frame.x_t.clone().narrow(0, 0, 1)));
-                ControlFlow::<()>::Continue(())
-            },
-        );
-        let ControlFlow::Continue(pixels) = pixels else {
-            unreachable!("nobody ends this walk")
-        };
-        (states, pixels)
+        let mut walker = Walker::new(&weights.unet, &weights.diffusion, &device);
+        let x_0 = walker.walk(&way, 0..self.count, |_, x_t| {
+            states.push(values(x_t().narrow(0, 0, 1)));
+            ControlFlow::<Infallible>::Continue(())
+        });
+        let ControlFlow::Continue(x_0) = x_0;
+        (states, to_pixels(&x_0))
     }
 }
 

@@ -5,6 +5,7 @@
 //! the page does it with the visitor's own branches.
 
 use std::{
+    convert::Infallible,
     io::Read,
     ops::ControlFlow,
     path::{Path, PathBuf},
@@ -12,7 +13,7 @@ use std::{
 
 use burn::tensor::Tensor;
 use fashion_ddpm::{
-    Denoiser, Gallery, Garment, PredictNoise, ReverseProcess, Sampler,
+    Gallery, Garment, Sampler,
     gallery::{self, BranchPoint, Branches, GalleryError, Index, to_network},
     noise::PIXELS,
     sampler::{PlanError, remaining},
@@ -24,7 +25,8 @@ use crate::{
     files::{self, FileError},
     page_data,
     progress::Progress,
-    sample::{SampleError, Source, Walk, finished, walk_to_x_0},
+    sample::{SampleError, Source, finished},
+    walk::{Walk, Walker},
 };
 
 /// Images computed at once.
@@ -105,7 +107,7 @@ pub fn write(options: &Options) -> Result<Branches, BranchesError> {
     let plan = source.plan(Sampler::Ddpm, Some(steps))?;
     let found = device::find(DeviceChoice::Auto)?;
     let weights = source.load(&found.device)?;
-    let denoiser = weights.denoiser(None, 1.0, &found.device);
+    let mut walker = Walker::new(&weights.unet, &weights.diffusion, &found.device);
     let way = Walk {
         plan: plan.clone(),
         garment: None,
@@ -133,35 +135,30 @@ pub fn write(options: &Options) -> Result<Branches, BranchesError> {
         let what = format!("runs {} to {} of {runs}", images.start + 1, images.end);
         let batch = images.len() as u64;
         let mut states: Vec<Tensor<4>> = Vec::with_capacity(BRANCHES);
-        let device = &found.device;
-        let x_0 = walk_to_x_0(
-            &weights.unet,
-            &weights.diffusion,
-            &way,
-            images.clone(),
-            device,
-            |number, frame| {
-                if number % stride == 0 {
-                    states.push(frame.x_t.clone());
-                }
-                progress.advance(batch, &what);
-                ControlFlow::<std::convert::Infallible>::Continue(())
-            },
-        );
+        let x_0 = walker.walk(&way, images.clone(), |number, x_t| {
+            if number % stride == 0 {
+                states.push(x_t());
+            }
+            progress.advance(batch, &what);
+            ControlFlow::<Infallible>::Continue(())
+        });
         let ControlFlow::Continue(x_0) = x_0;
         let classes: Vec<_> = finished(&x_0)?.chunks_exact(PIXELS).map(class).collect();
         for garment in classes.iter().flatten() {
             counts[garment.label()] += 1;
         }
         for (point, x_t) in points.iter_mut().zip(states) {
-            let rest = remaining(&plan, point.t - 1);
+            let branch = Walk {
+                plan: remaining(&plan, point.t - 1),
+                ..way.clone()
+            };
             let streams = images.clone().map(|image| (image, BRANCH)).collect();
-            let mut process = ReverseProcess::resume(Shared(&denoiser), rest, seed, streams, x_t);
-            while process.step().is_some() {
+            let x_0 = walker.resume(&branch, streams, x_t, |_, _| {
                 progress.advance(batch, &what);
-            }
-            let x_0 = process.x().into_data_as::<f32>();
-            let x_0 = finished(&x_0.try_to_vec::<f32>().expect("just converted to f32"))?;
+                ControlFlow::<Infallible>::Continue(())
+            });
+            let ControlFlow::Continue(x_0) = x_0;
+            let x_0 = finished(&x_0)?;
             let pairs = x_0.chunks_exact(PIXELS).map(class).zip(&classes);
             point.kept += pairs.filter(|(branch, run)| branch == *run).count() as u32;
         }
@@ -206,15 +203,6 @@ fn read_map(folder: &Path) -> Result<(Gallery, Index), BranchesError> {
     let (map, _) = gallery::decode(&bytes)
         .map_err(|error: GalleryError| unusable(&path, error.to_string()))?;
     Ok((map, index))
-}
-
-/// One denoiser for many walks.
-struct Shared<'a>(&'a Denoiser);
-
-impl PredictNoise for Shared<'_> {
-    fn predict(&self, x_t: Tensor<4>, t: usize) -> Tensor<4> {
-        self.0.predict(x_t, t)
-    }
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use burn::tensor::Tensor;
 /// What a person may ask for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DeviceChoice {
-    /// The fastest that is there: CUDA, then Vulkan or Metal, then the CPU.
+    /// The fastest that is there: CUDA, then Vulkan, Metal or any GPU at all, then the CPU.
     Auto,
     /// An NVIDIA GPU through CUDA.
     Cuda,
@@ -53,6 +53,8 @@ impl DeviceChoice {
     fn feature(self) -> &'static str {
         match self {
             Self::Cuda => "cuda",
+            Self::Vulkan => "vulkan",
+            Self::Metal => "metal",
             _ => "wgpu",
         }
     }
@@ -149,6 +151,7 @@ pub fn find(choice: DeviceChoice) -> Result<Found, DeviceError> {
                 DeviceChoice::Cuda,
                 DeviceChoice::Vulkan,
                 DeviceChoice::Metal,
+                DeviceChoice::Wgpu,
             ];
             let found = gpus.into_iter().find_map(|choice| open(choice, true).ok());
             Ok(found.unwrap_or_else(Found::cpu))
@@ -168,9 +171,9 @@ fn open(choice: DeviceChoice, hardware_only: bool) -> Result<Found, DeviceError>
     let kind = match choice {
         #[cfg(feature = "cuda")]
         DeviceChoice::Cuda => DeviceType::Cuda,
-        #[cfg(feature = "wgpu")]
+        #[cfg(feature = "vulkan")]
         DeviceChoice::Vulkan => DeviceType::Vulkan,
-        #[cfg(feature = "wgpu")]
+        #[cfg(feature = "metal")]
         DeviceChoice::Metal => DeviceType::Metal,
         #[cfg(feature = "wgpu")]
         DeviceChoice::Wgpu => DeviceType::Wgpu,
@@ -199,6 +202,7 @@ fn probe(kind: DeviceType, hardware_only: bool) -> Result<(Device, Option<String
             if hardware_only && !hardware {
                 continue;
             }
+            kernels::on_software(!hardware);
             let one = Tensor::<1>::ones([1], &device);
             let two = (one.clone() + one).into_data_as::<f32>();
             return match two.try_to_vec::<f32>() {

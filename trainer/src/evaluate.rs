@@ -16,7 +16,7 @@ use std::{
 };
 
 use fashion_ddpm::{
-    Garment, GaussianDiffusion, Sampler,
+    Garment, Sampler,
     noise::{IMAGE_SIZE, PIXELS},
     sampler::PlanError,
     weights::Weights,
@@ -37,7 +37,8 @@ use crate::{
     network,
     picture::png_grid,
     progress::Progress,
-    sample::{BATCH, MOST_GUIDANCE, SampleError, Source, Walk, finished, walk_to_x_0},
+    sample::{BATCH, MOST_GUIDANCE, SampleError, Source, finished},
+    walk::{Walk, Walker},
 };
 
 /// Fewest and most images figures are taken of. The most is the number of test images, since
@@ -636,6 +637,7 @@ fn samples(options: &Options, source: &Source) -> Result<(serde_json::Value, Set
     let total = (options.count + options.unconditional) * steps;
     let mut progress = Progress::new(total as u64, 0, "image steps");
     let mut next_image = 0;
+    let mut walker = Walker::new(&unet, &diffusion, &found.device);
     let mut run = |garment: Option<Garment>, count: usize| {
         let walk = Walk {
             plan: plan.clone(),
@@ -643,15 +645,7 @@ fn samples(options: &Options, source: &Source) -> Result<(serde_json::Value, Set
             guidance_scale: guidance,
             seed: options.seed,
         };
-        sampled(
-            &unet,
-            &diffusion,
-            &walk,
-            count,
-            &mut next_image,
-            &found.device,
-            &mut progress,
-        )
+        sampled(&mut walker, &walk, count, &mut next_image, &mut progress)
     };
     let of_class = |class: usize| options.count / 10 + usize::from(class < options.count % 10);
     let mut columns = Vec::new();
@@ -706,12 +700,10 @@ fn samples(options: &Options, source: &Source) -> Result<(serde_json::Value, Set
 
 /// `count` finished images, as pixels, in batches; none is used if one holds a NaN.
 fn sampled(
-    unet: &fashion_ddpm::UNet,
-    diffusion: &GaussianDiffusion,
+    walker: &mut Walker<'_>,
     walk: &Walk,
     count: usize,
     next_image: &mut u32,
-    device: &burn::tensor::Device,
     progress: &mut Progress,
 ) -> Result<Vec<u8>, EvaluateError> {
     let end = *next_image + count as u32;
@@ -721,11 +713,11 @@ fn sampled(
         let size = images.len() as u64;
         *next_image = images.end;
         let what = walk.garment.map_or("without class", Garment::slug);
-        let look = |_, _: &_| {
+        let x_0 = walker.walk(walk, images, |_, _| {
             progress.advance(size, what);
             ControlFlow::<std::convert::Infallible>::Continue(())
-        };
-        let ControlFlow::Continue(x_0) = walk_to_x_0(unet, diffusion, walk, images, device, look);
+        });
+        let ControlFlow::Continue(x_0) = x_0;
         pixels.extend(finished(&x_0)?);
     }
     Ok(pixels)
@@ -939,7 +931,7 @@ mod tests {
         module::{Module, ModuleMapper, Param},
         tensor::Tensor,
     };
-    use fashion_ddpm::{BetaSchedule, NoiseSchedule, UNetConfig};
+    use fashion_ddpm::{BetaSchedule, GaussianDiffusion, NoiseSchedule, UNetConfig};
     use rand::RngExt;
 
     use super::*;
@@ -1100,7 +1092,8 @@ mod tests {
             seed: 0,
         };
         let mut progress = Progress::new(1, 0, "steps");
-        let result = sampled(&unet, &diffusion, &walk, 3, &mut 0, &device, &mut progress);
+        let mut walker = Walker::new(&unet, &diffusion, &device);
+        let result = sampled(&mut walker, &walk, 3, &mut 0, &mut progress);
         assert!(matches!(
             result,
             Err(EvaluateError::Sample(SampleError::NotANumber { count: 3 }))

@@ -10,6 +10,7 @@
 //! | what a killed run goes on from | `checkpoint.rs` |
 //! | files of tensors with a checksum | `sealed.rs` |
 //! | a run's folder: checkpoints, log, loss curve, grids | `run.rs`, `curve.rs` |
+//! | walks through the reverse process, recorded where the device replays | `walk.rs` |
 //! | garments from weights, to PNG and NPY | `sample.rs`, `picture.rs` |
 //! | the classifier that looks at samples | `judge.rs` |
 //! | how good samples are | `evaluate.rs`, and the mathematics of it in `metrics.rs` |
@@ -43,6 +44,7 @@ pub mod sample;
 pub mod sealed;
 pub mod table;
 pub mod train;
+pub mod walk;
 
 pub use data::{Dataset, Split};
 pub use train::{TrainConfig, Trainer};

@@ -36,7 +36,7 @@ use burn::module::Module;
 use fashion_ddpm::{
     BetaSchedule, Garment, Prediction, Sampler, UNetConfig,
     noise::PIXELS,
-    sampler::PlanError,
+    sampler::{PlanError, to_pixels},
     weights::{self, Index, WeightsError},
 };
 use serde::{Deserialize, Serialize};
@@ -51,8 +51,8 @@ use crate::{
     network,
     picture::png_grid,
     progress::Progress,
-    sample::{self, Walk},
     train::{Decay, DecayShape, EpochRecord, Position, TrainConfig, TrainError, Trainer},
+    walk::{Walk, Walker},
 };
 
 /// Epochs whose garments are painted, beside the last.
@@ -734,6 +734,8 @@ fn paint_grid(
     }
     let diffusion = trainer.diffusion();
     let steps = GRID_STEPS.min(diffusion.schedule.timesteps());
+    let device = trainer.device();
+    let mut walker = Walker::new(trainer.averaged(), diffusion, &device);
     let mut columns = Vec::new();
     for garment in Garment::ALL {
         let walk = Walk {
@@ -742,16 +744,15 @@ fn paint_grid(
             guidance_scale: 1.0,
             seed: trainer.config().seed,
         };
-        let (unet, device) = (trainer.averaged(), trainer.device());
-        let pixels = sample::walk(unet, diffusion, &walk, 0..GRID_ROWS, &device, |_, _| {
+        let x_0 = walker.walk(&walk, 0..GRID_ROWS, |_, _| {
             if stop.load(Ordering::Relaxed) {
                 ControlFlow::Break(())
             } else {
                 ControlFlow::Continue(())
             }
         });
-        match pixels {
-            ControlFlow::Continue(pixels) => columns.push(pixels),
+        match x_0 {
+            ControlFlow::Continue(x_0) => columns.push(to_pixels(&x_0)),
             ControlFlow::Break(()) => return Ok(()),
         }
     }

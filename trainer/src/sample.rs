@@ -2,13 +2,13 @@
 
 use std::{
     fs,
-    ops::{ControlFlow, Range},
+    ops::ControlFlow,
     path::{Path, PathBuf},
 };
 
 use burn::tensor::{Device, Tensor};
 use fashion_ddpm::{
-    Denoiser, Frame, Garment, GaussianDiffusion, ReverseProcess, Sampler, UNet,
+    Garment, GaussianDiffusion, Sampler,
     noise::PIXELS,
     sampler::{PlanError, Step, to_pixels},
     weights::{self, Metadata, Weights, WeightsError},
@@ -20,6 +20,7 @@ use crate::{
     files::{self, FileError},
     picture::{npy, png_grid, square},
     progress::Progress,
+    walk::{Walk, Walker, numbers},
 };
 
 /// Images computed at once.
@@ -218,23 +219,24 @@ pub fn sample(options: &Options) -> Result<(), SampleError> {
         guidance_scale,
         seed: options.seed,
     };
+    let mut walker = Walker::new(&unet, &diffusion, &found.device);
     let batches = count.div_ceil(BATCH);
     let mut progress = Progress::new(u64::from(batches) * steps as u64, 0, "steps");
     let mut all = Vec::with_capacity(count as usize * PIXELS);
     for first in (0..count).step_by(BATCH as usize) {
         let images = first..(first + BATCH).min(count);
         let what = format!("images {} to {} of {count}", images.start + 1, images.end);
-        let look = |number, frame: &Frame| {
+        let look = |number, x_t: &dyn Fn() -> Tensor<4>| {
             progress.advance(1, &what);
             match &options.frames {
-                Some(folder) => match write_frame(folder, number, pixels(frame.x_t.clone())) {
+                Some(folder) => match write_frame(folder, number, to_pixels(&numbers(x_t()))) {
                     Ok(()) => ControlFlow::Continue(()),
                     Err(error) => ControlFlow::Break(error),
                 },
                 None => ControlFlow::Continue(()),
             }
         };
-        match walk_to_x_0(&unet, &diffusion, &settings, images, &found.device, look) {
+        match walker.walk(&settings, images, look) {
             ControlFlow::Continue(x_0) => all.extend(finished(&x_0)?),
             ControlFlow::Break(error) => return Err(error.into()),
         }
@@ -271,11 +273,6 @@ pub fn default_weights() -> Result<PathBuf, SampleError> {
     Err(SampleError::NoWeights)
 }
 
-fn pixels(x: Tensor<4>) -> Vec<u8> {
-    let x = x.into_data_as::<f32>();
-    to_pixels(&x.try_to_vec::<f32>().expect("just converted to f32"))
-}
-
 /// Finished images as pixels, as [`to_pixels`] has them, if each of them is numbers.
 ///
 /// # Errors
@@ -286,61 +283,4 @@ pub(crate) fn finished(x_0: &[f32]) -> Result<Vec<u8>, SampleError> {
         0 => Ok(to_pixels(x_0)),
         count => Err(SampleError::NotANumber { count }),
     }
-}
-
-/// A way through the reverse process.
-#[derive(Debug, Clone)]
-pub struct Walk {
-    /// The steps of a sampler.
-    pub plan: Vec<Step>,
-    /// The class; `None` for any.
-    pub garment: Option<Garment>,
-    /// w; 1 = off.
-    pub guidance_scale: f64,
-    /// Of all noise.
-    pub seed: u32,
-}
-
-/// Walks from noise to the finished `images` of the seed: 784 bytes each, 0 = black. Before each
-/// step's result is used, `look` sees its number, from 0, and its frame; it may end the walk.
-pub fn walk<B>(
-    unet: &UNet,
-    diffusion: &GaussianDiffusion,
-    walk: &Walk,
-    images: Range<u32>,
-    device: &Device,
-    look: impl FnMut(usize, &Frame) -> ControlFlow<B>,
-) -> ControlFlow<B, Vec<u8>> {
-    let x_0 = walk_to_x_0(unet, diffusion, walk, images, device, look)?;
-    ControlFlow::Continue(to_pixels(&x_0))
-}
-
-/// As [`walk`], but the finished images as the network made them: 784 numbers each, about -1 to 1,
-/// and NaN where something went wrong.
-pub fn walk_to_x_0<B>(
-    unet: &UNet,
-    diffusion: &GaussianDiffusion,
-    walk: &Walk,
-    images: Range<u32>,
-    device: &Device,
-    mut look: impl FnMut(usize, &Frame) -> ControlFlow<B>,
-) -> ControlFlow<B, Vec<f32>> {
-    let timesteps = diffusion.schedule.timesteps();
-    let denoiser = Denoiser::new(
-        unet.clone(),
-        timesteps,
-        walk.garment,
-        walk.guidance_scale,
-        device,
-    )
-    .trained_with(diffusion);
-    let plan = walk.plan.clone();
-    let mut process = ReverseProcess::new(denoiser, plan, walk.seed, images, timesteps, device);
-    let mut number = 0;
-    while let Some(frame) = process.step() {
-        look(number, &frame)?;
-        number += 1;
-    }
-    let x_0 = process.x().into_data_as::<f32>();
-    ControlFlow::Continue(x_0.try_to_vec::<f32>().expect("just converted to f32"))
 }

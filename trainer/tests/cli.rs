@@ -1,6 +1,7 @@
 //! The commands as a person meets them: the built program, its files and its exit status.
 
 use std::{
+    convert::Infallible,
     io::Write,
     ops::ControlFlow,
     path::{Path, PathBuf},
@@ -16,8 +17,9 @@ use burn::{
 };
 use burn_pack::{Reader, Writer};
 use fashion_ddpm::{
-    Frame, Garment, Sampler, UNet,
+    Garment, Sampler, UNet,
     noise::PIXELS,
+    sampler::to_pixels,
     weights::{Index, checksum, decode},
 };
 use flate2::{Compression, write::GzEncoder};
@@ -26,7 +28,7 @@ use trainer::{
     Dataset, Split, Trainer, checkpoint,
     evaluate::Report,
     network::NetworkFigures,
-    sample::{Walk, walk},
+    walk::{Walk, Walker},
 };
 
 /// The fewest steps and images that `evaluate` has something to say about.
@@ -633,17 +635,12 @@ fn samples_are_the_same_in_every_form() {
         guidance_scale: 2.0,
         seed: 9,
     };
-    let no_look = |_, _: &Frame| ControlFlow::<()>::Continue(());
-    let ControlFlow::Continue(last) = walk(
-        &model.unet,
-        &model.diffusion,
-        &settings,
-        64..66,
-        &device,
-        no_look,
-    ) else {
-        unreachable!("nobody breaks off")
-    };
+    let mut walker = Walker::new(&model.unet, &model.diffusion, &device);
+    let last = walker.walk(&settings, 64..66, |_, _| {
+        ControlFlow::<Infallible>::Continue(())
+    });
+    let ControlFlow::Continue(last) = last;
+    let last = to_pixels(&last);
     assert_eq!(pixels[64 * PIXELS..], last);
     assert_ne!(pixels[..2 * PIXELS], last);
 
