@@ -1,9 +1,9 @@
 //! Everything that must hold, in the order in which it is quickest to learn that it does not.
 //!
 //! Burn is large, and each set of features is another Burn to compile. So there is one native set
-//! for whatever runs (tests and benches: without GPUs), one for whatever is only checked (clippy
-//! and the docs: with CUDA and Vulkan, which contains the rest), and for the browser what the
-//! page is built from. Nothing is built a second time for the tests of the page: they drive the
+//! for nearly all that runs (tests and benches: without GPUs), one for the tests of the trainer on a
+//! GPU, one for whatever is only checked (clippy and the docs: with CUDA and Vulkan, which contains
+//! the rest), and for the browser what the page is built from. Nothing is built a second time for the tests of the page: they drive the
 //! page of `dist/`.
 
 use std::{
@@ -25,7 +25,18 @@ use crate::{
 const NATIVE: [&str; 4] = ["--release", "--workspace", "--exclude", "engine"];
 
 /// The devices the trainer knows, for what is checked and not run.
-const DEVICES: [&str; 2] = ["--features", "trainer/cuda,trainer/wgpu"];
+const DEVICES: [&str; 2] = ["--features", "trainer/cuda,fashion-ddpm-tests/gpu"];
+
+/// The trainer on a GPU, which is software where there is none.
+const ON_A_GPU: [&str; 7] = [
+    "--release",
+    "--package",
+    "fashion-ddpm-tests",
+    "--features",
+    "gpu",
+    "--test",
+    "gpu",
+];
 
 /// The engines, both at once, and their kernels: the same Burn as the page's.
 const ENGINES: [&str; 10] = [
@@ -110,14 +121,22 @@ fn run_all(toolbox: &mut Toolbox, report: &mut Report) -> Result<(), Failure> {
         .args(NATIVE)
         .args(["--no-default-features", "--no-run"]);
     report.phase("compiling the tests", || run(&mut compile))?;
+    compile = cargo(toolbox, "test");
+    compile.args(ON_A_GPU).arg("--no-run");
+    report.phase("compiling the trainer for a GPU", || run(&mut compile))?;
+    let mut on_a_gpu = cargo(toolbox, "test");
+    on_a_gpu.args(ON_A_GPU);
     let mut closing_lines = Vec::new();
-    let outcome = report.phase("tests", || {
-        echo(&mut tests, |line| {
-            if line.starts_with("test result:") {
-                closing_lines.push(line.to_owned());
-            }
-        })
-    });
+    let mut outcome = Ok(());
+    for (name, tests) in [("tests", &mut tests), ("tests on a GPU", &mut on_a_gpu)] {
+        outcome = outcome.and(report.phase(name, || {
+            echo(tests, |line| {
+                if line.starts_with("test result:") {
+                    closing_lines.push(line.to_owned());
+                }
+            })
+        }));
+    }
     report.closing_lines = closing_lines;
     outcome
 }

@@ -123,7 +123,7 @@ pub fn browsers(toolbox: &mut Toolbox) -> Result<Browsers, Failure> {
         obtain(
             toolbox,
             &Need {
-                what: "a Vulkan driver, on which Firefox's WebGPU runs, for the page's tests"
+                what: "a Vulkan driver, for the tests: of the page in Firefox, and of the trainer on a GPU"
                     .into(),
                 sources: vec![Source::Debian {
                     packages: VULKAN_DRIVERS,
