@@ -89,9 +89,13 @@ impl<'a> Walker<'a> {
         if let Some(process) = self.record(walk, &denoiser, &streams, &x_t) {
             process.start(&denoiser, plan, seed, streams, x_t);
             while process.steps_left() > 0 {
-                let Ok(taken) = process.steps(usize::MAX) else {
-                    // What did not run left no numbers.
-                    return ControlFlow::Continue(vec![f32::NAN; count * PIXELS]);
+                let taken = match process.steps(usize::MAX) {
+                    Ok(taken) => taken,
+                    Err(reason) => {
+                        eprintln!("the device takes no step: {reason}");
+                        // What did not run left no numbers.
+                        return ControlFlow::Continue(vec![f32::NAN; count * PIXELS]);
+                    }
                 };
                 for _ in 0..taken {
                     let x_t = || {
