@@ -70,13 +70,22 @@ impl Resident {
         let halves = 1 + usize::from(guided);
         let image = [images, 1, size, size];
         Some(Self {
-            x: Tensor::zeros(image, device),
-            previous: Tensor::zeros(image, device),
+            x: zeros(image, device),
+            previous: zeros(image, device),
             rows: Tensor::zeros([halves * images], device),
-            coefficients: Tensor::zeros([steps, COEFFICIENTS], device),
-            shifts: Tensor::zeros([halves * steps, channels], device),
-            noise: Tensor::zeros([noise_rows, images, size, size], device),
-            log: Tensor::zeros([log_rows, 2 * images, size, size], device),
+            coefficients: zeros([steps, COEFFICIENTS], device),
+            shifts: zeros([halves * steps, channels], device),
+            noise: zeros([noise_rows, images, size, size], device),
+            log: zeros([log_rows, 2 * images, size, size], device),
         })
     }
+}
+
+/// Zeros in the order of their indices: on some devices Burn leaves room at the end of each row.
+fn zeros<const D: usize>(shape: [usize; D], device: &Device) -> Tensor<D> {
+    let zeros = Tensor::zeros(shape, device);
+    #[cfg(feature = "cubecl")]
+    return crate::cube::in_order(zeros);
+    #[cfg(not(feature = "cubecl"))]
+    zeros
 }

@@ -61,6 +61,11 @@ fn memory<const D: usize>(tensor: Tensor<D>) -> CubeTensor {
     }
 }
 
+/// The same tensor, in memory as [`memory`] has it.
+pub(crate) fn in_order<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    tensor(memory(x))
+}
+
 fn raw<const D: usize>(tensor: Tensor<D>) -> CubeTensor {
     let tensor = tensor.try_into_primitive::<Cube>();
     launched(tensor.expect("`runs_on` has looked at the device"))
