@@ -7,7 +7,7 @@
 //! added to its channels; at sampling time these vectors are a table with one row a timestep, and
 //! the embedding layers need not run at all.
 
-use std::fmt;
+use std::{fmt, sync::OnceLock};
 
 use burn::{
     module::{Initializer, Module, Param, ParamId},
@@ -15,7 +15,7 @@ use burn::{
         Embedding, EmbeddingConfig, Linear, LinearConfig, PaddingConfig2d,
         conv::{Conv2d, Conv2dConfig},
     },
-    tensor::{Device, Int, Tensor, TensorData, activation::silu},
+    tensor::{Device, Int, Tensor, TensorData},
 };
 use kernels::{Around, Shifts, Shortcut};
 use serde::{Deserialize, Serialize};
@@ -508,7 +508,8 @@ fn zeros<const D: usize>(shape: [usize; D], device: &Device) -> Param<Tensor<D>>
 /// A parameter that is this number everywhere, made where it is read.
 fn constant<const D: usize>(shape: [usize; D], value: f32, device: &Device) -> Param<Tensor<D>> {
     let make = move |device: &Device, gradients: bool| {
-        let tensor = Tensor::full(shape, value, device);
+        // Not filled by the device: a GPU would have a kernel to compile for that.
+        let tensor = Tensor::from_data(TensorData::full(shape, value), device);
         if gradients {
             tensor.require_grad()
         } else {
@@ -730,17 +731,27 @@ impl UNet {
     /// The embedding of timesteps and labels: what is added to the channels of all blocks, one
     /// row an entry, shape `[t.len(), channels of all blocks]`.
     pub fn shifts(&self, t: &[usize], labels: &[Option<Garment>], device: &Device) -> Tensor<2> {
-        let null = Garment::ALL.len();
-        let labels: Vec<i32> = labels
-            .iter()
-            .map(|label| label.map_or(null, Garment::label) as i32)
-            .collect();
-        let count = labels.len();
-        let labels = Tensor::<2, Int>::from_data(TensorData::new(labels, [1, count]), device);
-        let labels = self.embed_label.forward(labels).reshape([count, EMBEDDING]);
-        let time = linear(&self.embed_time_in, sinusoidal(t, device));
-        let time = linear(&self.embed_time_out, silu(time));
-        linear(&self.embed_shifts, silu(time + labels))
+        let labels = self.label_rows(labels, device);
+        let time = linear(&self.embed_time_in, sinusoidal(t, device), None, true);
+        let both = linear(&self.embed_time_out, time, Some(labels), true);
+        linear(&self.embed_shifts, both, None, false)
+    }
+
+    /// The embeddings of labels, a row each; one row where all are the same.
+    fn label_rows(&self, labels: &[Option<Garment>], device: &Device) -> Tensor<2> {
+        let row = |label: &Option<Garment>| label.map_or(Garment::ALL.len(), Garment::label);
+        let rows: Vec<i32> = labels.iter().map(|label| row(label) as i32).collect();
+        match rows[..] {
+            [first, ..] if rows.iter().all(|row| *row == first) => {
+                let row = first as usize;
+                self.embed_label.weight.val().narrow(0, row, 1)
+            }
+            _ => {
+                let count = rows.len();
+                let rows = Tensor::<2, Int>::from_data(TensorData::new(rows, [1, count]), device);
+                self.embed_label.forward(rows).reshape([count, EMBEDDING])
+            }
+        }
     }
 
     /// [`Self::forward`] with the embedding at hand; one row of it serves a whole batch.
@@ -832,9 +843,15 @@ impl UNet {
     }
 }
 
-fn linear(layer: &Linear, x: Tensor<2>) -> Tensor<2> {
-    let bias = layer.bias.as_ref().map(|bias| bias.val());
-    kernels::linear(x, layer.weight.val(), bias)
+/// Runs a layer; `added` to what it makes, for each row, before SiLU if `activate`.
+fn linear(layer: &Linear, x: Tensor<2>, added: Option<Tensor<2>>, activate: bool) -> Tensor<2> {
+    let bias = layer.bias.as_ref().expect("every layer has a bias");
+    let bias = bias.val().unsqueeze::<2>();
+    let bias = match added {
+        Some(added) => added + bias,
+        None => bias,
+    };
+    kernels::linear(x, layer.weight.val(), bias, activate)
 }
 
 /// The embedding of t (Vaswani et al. 2017, section 3.5): sines, then cosines, of t at frequencies
@@ -852,15 +869,17 @@ fn sinusoidal(t: &[usize], device: &Device) -> Tensor<2> {
     Tensor::from_data(TensorData::new(values, [t.len(), SINUSOIDAL]), device)
 }
 
-/// The network at sampling time: one garment, classifier-free guidance, and the embedding of every
-/// timestep computed beforehand.
-#[derive(Debug)]
+/// The network at sampling time: one garment, and classifier-free guidance.
+#[derive(Debug, Clone)]
 pub struct Denoiser {
     unet: UNet,
-    /// Shifts of every timestep, with the garment's label.
-    shifts: Tensor<2>,
-    /// The same with the null label, and the guidance scale, where guidance is on.
-    guidance: Option<(Tensor<2>, f64)>,
+    device: Device,
+    timesteps: usize,
+    garment: Option<Garment>,
+    /// w, where guidance is on.
+    guidance_scale: Option<f64>,
+    /// Shifts of every timestep, with the garment's label and, where guidance is on, without.
+    tables: OnceLock<(Tensor<2>, Option<Tensor<2>>)>,
     /// What makes noise of the network's answers, where they are none.
     diffusion: Option<GaussianDiffusion>,
 }
@@ -879,26 +898,26 @@ impl Denoiser {
         guidance_scale: f64,
         device: &Device,
     ) -> Self {
-        let all: Vec<usize> = (0..timesteps).collect();
-        let table = |label| unet.shifts(&all, &vec![label; timesteps], device);
-        let shifts = table(garment);
         let guided = garment.is_some() && guidance_scale != 1.0;
         Self {
-            shifts,
-            guidance: guided.then(|| (table(None), guidance_scale)),
-            diffusion: None,
             unet: unet.resident(),
+            device: device.clone(),
+            timesteps,
+            garment,
+            guidance_scale: guided.then_some(guidance_scale),
+            tables: OnceLock::new(),
+            diffusion: None,
         }
     }
 
     /// Whether guidance is on: then every step asks the network twice.
     pub fn is_guided(&self) -> bool {
-        self.guidance.is_some()
+        self.guidance_scale.is_some()
     }
 
     /// Whether the network is asked twice, and how much the label then counts.
     pub(crate) fn guidance_scale(&self) -> Option<f64> {
-        self.guidance.as_ref().map(|(_, scale)| *scale)
+        self.guidance_scale
     }
 
     /// How the noise of a step is made: the weights of the network's answer and of x_t.
@@ -909,17 +928,11 @@ impl Denoiser {
         }
     }
 
-    /// Rows of the embedding's table for these timesteps; below them the same without label, where
-    /// guidance is on.
-    pub(crate) fn table(&self, t: &[usize]) -> Tensor<2> {
-        let t: Vec<i32> = t.iter().map(|&t| t as i32).collect();
-        let count = t.len();
-        let t = Tensor::<1, Int>::from_data(TensorData::new(t, [count]), &self.shifts.device());
-        let rows = |table: &Tensor<2>| table.clone().select(0, t.clone());
-        match &self.guidance {
-            None => rows(&self.shifts),
-            Some((null, _)) => Tensor::cat(vec![rows(&self.shifts), rows(null)], 0),
-        }
+    /// The embedding of these timesteps with the garment's label or, as the other answer that guidance
+    /// needs, without any; a row each.
+    pub(crate) fn rows(&self, t: &[usize], labelled: bool) -> Tensor<2> {
+        let label = self.garment.filter(|_| labelled);
+        self.unet.shifts(t, &vec![label; t.len()], &self.device)
     }
 
     /// The same for a network that was trained with `diffusion`, and may tell something else.
@@ -931,14 +944,22 @@ impl Denoiser {
 
 impl PredictNoise for Denoiser {
     fn predict(&self, x_t: Tensor<4>, t: usize) -> Tensor<4> {
-        let row = |table: &Tensor<2>| table.clone().narrow(0, t, 1);
-        let conditional = |x_t| self.unet.forward_shifted(x_t, row(&self.shifts));
-        let answer = match &self.guidance {
-            None => conditional(x_t.clone()),
-            Some((null, scale)) => {
-                let free = self.unet.forward_shifted(x_t.clone(), row(null));
-                free * (1.0 - scale) + conditional(x_t.clone()) * *scale
-            }
+        // By the numbers of their rows, as a recorded step: on a GPU these are the same kernels.
+        let [batch, ..] = x_t.dims();
+        let rows = TensorData::new(vec![t as i32; batch], [batch]);
+        let rows = Tensor::<1, Int>::from_data(rows, &x_t.device());
+        let ask = |table: &Tensor<2>| {
+            let (x_t, table, rows) = (x_t.clone(), table.clone(), rows.clone());
+            self.unet.forward_rows(x_t, table, Some(rows))
+        };
+        let (labelled, free) = self.tables.get_or_init(|| {
+            let all: Vec<usize> = (0..self.timesteps).collect();
+            let free = self.guidance_scale.map(|_| self.rows(&all, false));
+            (self.rows(&all, true), free)
+        });
+        let answer = match (free, self.guidance_scale) {
+            (Some(free), Some(scale)) => ask(free) * (1.0 - scale) + ask(labelled) * scale,
+            _ => ask(labelled),
         };
         // Guidance mixes answers, and the noise is linear in them: mixed first or last is the same.
         match &self.diffusion {

@@ -11,15 +11,16 @@
 use burn::{
     module::Module,
     store::ModuleRecord,
-    tensor::{Bytes, DType, Device, Tensor, TensorData},
+    tensor::{Bytes, DType, Device, Int, Tensor, TensorData},
 };
 use burn_pack::{Reader, Writer};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::{
-    BetaSchedule, Denoiser, Garment, GaussianDiffusion, NoiseSchedule, Prediction, UNet,
-    UNetConfig, index, noise::gaussian_batch, schedule::ScheduleError, unet::ConfigError,
+    BetaSchedule, Denoiser, Garment, GaussianDiffusion, NoiseSchedule, Prediction, RecordedProcess,
+    Sampler, UNet, UNetConfig, index, noise::gaussian_batch, schedule::ScheduleError,
+    unet::ConfigError,
 };
 
 /// Versions of the file's layout and of what its fields mean, of which another one is made whenever
@@ -118,8 +119,41 @@ impl Weights {
 /// Pure noise shown as if it were half an image, with no label: far from anything a network was
 /// trained on, so that all of it has work to do.
 pub fn probe(unet: &UNet, timesteps: usize, device: &Device) -> Tensor<4> {
-    let x = gaussian_batch(0, 0..1, 0, timesteps, device);
-    unet.forward(x, &[timesteps / 2], &[None])
+    let (x_t, t) = question(timesteps, device);
+    let shifts = unet.shifts(&[t], &[None], device);
+    // By the number of its row, as a recorded step: on a GPU these are the same kernels.
+    let row = Tensor::<1, Int>::from_data([0], device);
+    unet.forward_rows(x_t, shifts, Some(row))
+}
+
+/// [`probe`], but by a recorded step of one image without guidance, from the start of a walk to its
+/// frame: x_t, then the answer, shape `[1, 2, 28, 28]`. A driver may do well what it is told once, and
+/// not what is issued again.
+///
+/// # Errors
+/// The device's complaint.
+pub fn probe_recorded(
+    process: &mut RecordedProcess,
+    unet: &UNet,
+    schedule: &NoiseSchedule,
+    device: &Device,
+) -> Result<Tensor<4>, String> {
+    let timesteps = schedule.timesteps();
+    let (x_t, t) = question(timesteps, device);
+    let plan = Sampler::Ddpm.plan(schedule, timesteps);
+    let plan = plan.map_err(|error| error.to_string())?;
+    let step = plan.into_iter().find(|step| step.t == t).into_iter();
+    // Whatever the network tells, and not the noise that is made of it.
+    let denoiser = Denoiser::new(unet.clone(), timesteps, None, 1.0, device);
+    process.start(&denoiser, step.collect(), 0, vec![(0, 0)], x_t);
+    process.steps(1)?;
+    Ok(process.frames(0, 1))
+}
+
+/// x_t and t of a [`probe`].
+fn question(timesteps: usize, device: &Device) -> (Tensor<4>, usize) {
+    let x_t = gaussian_batch(0, 0..1, 0, timesteps, device);
+    (x_t, timesteps / 2)
 }
 
 /// Why a weights file cannot be used.

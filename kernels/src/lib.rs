@@ -87,22 +87,22 @@ pub fn group_norm_silu(
     plain::group_norm_silu(x, gamma, beta, groups, epsilon, activate)
 }
 
-/// x W + b for each row of `x`.
+/// u = x W + b for each row of `x`, followed by SiLU(u) if `activate`.
 ///
 /// # Shapes
 /// - `x`: `[rows, d_in]`
 /// - `weight`: `[d_in, d_out]`
-/// - `bias`: `[d_out]`
+/// - `bias`: `[1 or rows, d_out]`
 /// - result: `[rows, d_out]`
-pub fn linear(x: Tensor<2>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<2> {
+pub fn linear(x: Tensor<2>, weight: Tensor<2>, bias: Tensor<2>, activate: bool) -> Tensor<2> {
     #[cfg(feature = "cubecl")]
     if cube::runs_on(&x.device(), x.dtype()) {
-        return cube::linear(x, weight, bias);
+        return cube::linear(x, weight, bias, activate);
     }
     #[cfg(feature = "cpu")]
-    return plain::linear(x, weight, bias);
+    return plain::linear(x, weight, bias, activate);
     #[cfg(not(feature = "cpu"))]
-    not_made_for((x, weight, bias))
+    not_made_for((x, weight, bias, activate))
 }
 
 /// What surrounds a convolution in a U-Net. A GPU does it all in the launch of the convolution.

@@ -43,8 +43,9 @@ pub fn group_norm_silu(
 }
 
 /// The plain twin of [`crate::linear`].
-pub fn linear(x: Tensor<2>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<2> {
-    module::linear(x, weight, bias)
+pub fn linear(x: Tensor<2>, weight: Tensor<2>, bias: Tensor<2>, activate: bool) -> Tensor<2> {
+    let y = x.matmul(weight) + bias;
+    if activate { silu(y) } else { y }
 }
 
 /// The plain twin of [`crate::conv2d_around`].

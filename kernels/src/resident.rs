@@ -1,6 +1,6 @@
 //! What a walk from noise to image keeps on the device, so that a step needs nothing from the host.
 
-use burn::tensor::{Device, Int, Tensor};
+use burn::tensor::{Device, Int, Tensor, TensorData};
 
 /// Columns of [`Resident::coefficients`].
 pub const COEFFICIENTS: usize = 9;
@@ -72,7 +72,7 @@ impl Resident {
         Some(Self {
             x: zeros(image, device),
             previous: zeros(image, device),
-            rows: Tensor::zeros([halves * images], device),
+            rows: Tensor::from_data(TensorData::zeros::<i32, _>([halves * images]), device),
             coefficients: zeros([steps, COEFFICIENTS], device),
             shifts: zeros([halves * steps, channels], device),
             noise: zeros([noise_rows, images, size, size], device),

@@ -8,6 +8,8 @@
 //! Issuing a recording is a submission, which costs a browser as much as many launches. Where steps
 //! are fast, [`STRIDE`] of them are issued as one.
 
+use std::ops::Range;
+
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use kernels::{COEFFICIENTS, IN_EARNEST, Recording, Resident, ResidentShape};
 
@@ -28,6 +30,10 @@ const LOG: usize = 1024;
 /// Steps of the longer recording.
 pub const STRIDE: usize = 16;
 
+/// Steps whose embedding and noise are there before the first one is taken. The rest comes when they are:
+/// of a thousand steps it takes as long as some steps, and somebody is waiting for a picture.
+const FIRST: usize = 4 * STRIDE;
+
 /// A recorded step, and the walk it is used for now.
 #[derive(Debug)]
 pub struct RecordedProcess {
@@ -40,6 +46,8 @@ pub struct RecordedProcess {
     unet: UNet,
     shape: ResidentShape,
     device: Device,
+    /// Of the walk; none before there is one.
+    denoiser: Option<Denoiser>,
     plan: Vec<Step>,
     seed: u32,
     /// (image, branch) of each image: with seed and t, what its noise depends on.
@@ -61,15 +69,7 @@ impl RecordedProcess {
         guided: bool,
         device: &Device,
     ) -> Option<Result<Self, String>> {
-        let shape = ResidentShape {
-            images,
-            size: IMAGE_SIZE,
-            guided,
-            steps: timesteps,
-            channels: unet.channels(),
-            noise_rows: strides(NOISE / images).clamp(1, timesteps),
-            log_rows: strides(LOG / images).clamp(8, 128),
-        };
+        let shape = shape(unet, timesteps, images, guided);
         let state = Resident::new(shape, device)?;
         let unet = unet.resident();
         let recording = Recording::of(device, 1, || launch(&unet, &state));
@@ -80,11 +80,24 @@ impl RecordedProcess {
             unet,
             shape,
             device: device.clone(),
+            denoiser: None,
             plan: Vec::new(),
             seed: 0,
             streams: Vec::new(),
             taken: 0,
         }))
+    }
+
+    /// One step of one image for nothing, whatever the weights are: on a device that replays, all that a
+    /// recording of it is going to need is compiled then. Nothing waits for that.
+    pub fn rehearse(unet: &UNet, timesteps: usize, device: &Device) {
+        let shape = shape(unet, timesteps, 1, false);
+        if let Some(state) = Resident::new(shape, device) {
+            let unet = unet.resident();
+            let row = kernels::rows(&state.shifts, 0, 1);
+            kernels::assign(&row, unet.shifts(&[0], &[None], device));
+            launch(&unet, &state);
+        }
     }
 
     /// Sets out from `x_t`, shape `[images, 1, 28, 28]`, the state before the plan's first step, with
@@ -115,7 +128,6 @@ impl RecordedProcess {
 
         // A row a step, and rows that nobody reads.
         let mut coefficients = vec![0.0; steps * COEFFICIENTS];
-        let mut t = vec![0; steps];
         for (i, step) in plan.iter().enumerate() {
             let (a, s) = (step.sqrt_alpha_cumprod, step.sqrt_one_minus_alpha_cumprod);
             let (x_t, pred_x_start) = step.folded();
@@ -133,11 +145,9 @@ impl RecordedProcess {
             ];
             coefficients[i * COEFFICIENTS..][..COEFFICIENTS]
                 .copy_from_slice(&row.map(|value| value as f32));
-            t[i] = step.t;
         }
         let coefficients = TensorData::new(coefficients, [steps, COEFFICIENTS]);
         kernels::assign(&state.coefficients, Tensor::from_data(coefficients, device));
-        kernels::assign(&state.shifts, denoiser.table(&t));
         let halves = 1 + usize::from(guided);
         let rows: Vec<i32> = (0..halves)
             .flat_map(|half| vec![(half * steps) as i32; images])
@@ -146,6 +156,7 @@ impl RecordedProcess {
         kernels::assign_integers(&state.rows, Tensor::<1, Int>::from_data(rows, device));
         kernels::assign(&state.previous, x_t.zeros_like());
         kernels::assign(&state.x, x_t);
+        self.denoiser = Some(denoiser.clone());
         (self.plan, self.seed, self.streams, self.taken) = (plan, seed, streams, 0);
     }
 
@@ -173,12 +184,22 @@ impl RecordedProcess {
         if self.steps_left() == 0 {
             return Ok(0);
         }
-        if self.taken.is_multiple_of(noise_rows) {
-            self.provide_noise();
+        let taken = self.taken;
+        if taken == 0 {
+            self.provide_shifts(0..FIRST);
+        } else if taken == FIRST {
+            self.provide_shifts(FIRST..usize::MAX);
         }
-        // To where the tables of noise and frames begin again.
+        if taken == 0 {
+            self.provide_noise(0..FIRST.min(noise_rows));
+        } else if taken.is_multiple_of(noise_rows) {
+            self.provide_noise(0..noise_rows);
+        } else if taken == FIRST && FIRST < noise_rows {
+            self.provide_noise(FIRST..noise_rows);
+        }
+        // To where the tables of noise and frames begin again, or have not been filled yet.
         let room = |rows: usize| rows - self.taken % rows;
-        let room = room(noise_rows).min(room(log_rows));
+        let room = room(noise_rows).min(room(log_rows)).min(room(FIRST));
         let fits = most.min(room).min(self.steps_left()) >= STRIDE;
         let (recording, steps) = match &self.stride {
             Some(Some(stride)) if fits => (stride, STRIDE),
@@ -199,26 +220,39 @@ impl RecordedProcess {
         Ok(steps)
     }
 
-    /// z of the steps to come, as many as there are rows.
-    fn provide_noise(&self) {
-        let ResidentShape {
-            images, noise_rows, ..
-        } = self.shape;
-        let steps = self.plan[self.taken..].iter().take(noise_rows);
+    /// The embedding of these steps, as many as there are.
+    fn provide_shifts(&self, steps: Range<usize>) {
+        let steps = steps.start..steps.end.min(self.plan.len());
+        let Some(denoiser) = self.denoiser.as_ref().filter(|_| !steps.is_empty()) else {
+            return;
+        };
+        let t: Vec<usize> = self.plan[steps.clone()].iter().map(|step| step.t).collect();
+        for half in 0..1 + usize::from(self.shape.guided) {
+            let first = half * self.shape.steps + steps.start;
+            let target = kernels::rows(&self.state.shifts, first, t.len());
+            kernels::assign(&target, denoiser.rows(&t, half == 0));
+        }
+    }
+
+    /// z of the steps to come, in these rows of the table.
+    fn provide_noise(&self, rows: Range<usize>) {
+        let images = self.shape.images;
+        let steps = self.plan[self.taken..].iter().take(rows.len());
         if steps.clone().all(|step| step.noise == 0.0) {
             return;
         }
-        let mut values: Vec<f32> = steps
+        let count = steps.len();
+        let values: Vec<f32> = steps
             .flat_map(|step| self.streams.iter().map(move |stream| (*stream, step)))
             .flat_map(|((image, branch), step)| match step.noise {
                 0.0 => vec![0.0; PIXELS],
                 _ => gaussian(self.seed, image, branch, step.t),
             })
             .collect();
-        values.resize(noise_rows * images * PIXELS, 0.0);
-        let shape = [noise_rows, images, IMAGE_SIZE, IMAGE_SIZE];
+        let shape = [count, images, IMAGE_SIZE, IMAGE_SIZE];
         let noise = Tensor::from_data(TensorData::new(values, shape), &self.device);
-        kernels::assign(&self.state.noise, noise);
+        let target = kernels::rows(&self.state.noise, rows.start, count);
+        kernels::assign(&target, noise);
     }
 
     /// How many of the last steps' frames are still there, at most; and a range of frames across a
@@ -239,6 +273,20 @@ impl RecordedProcess {
     /// The state now: x_T at first, the finished images x_0 in the end.
     pub fn x(&self) -> Tensor<4> {
         kernels::rows(&self.state.x, 0, self.shape.images)
+    }
+}
+
+/// The memory of a walk.
+fn shape(unet: &UNet, timesteps: usize, images: usize, guided: bool) -> ResidentShape {
+    ResidentShape {
+        images,
+        size: IMAGE_SIZE,
+        guided,
+        // Whatever begins at a multiple of so many rows is where a GPU can begin to read.
+        steps: timesteps.next_multiple_of(FIRST),
+        channels: unet.channels(),
+        noise_rows: strides(NOISE / images).clamp(1, timesteps),
+        log_rows: strides(LOG / images).clamp(8, 128),
     }
 }
 

@@ -94,6 +94,12 @@ impl<Report: FnMut(&str, &str, f32)> Comparisons<Report> {
                 Convolution {
                     images: 2,
                     size,
+                    residual: true,
+                    ..PLAIN
+                },
+                Convolution {
+                    images: 2,
+                    size,
                     shortcut: Some([64, 0]),
                     ..PLAIN
                 },
@@ -266,20 +272,19 @@ impl<Report: FnMut(&str, &str, f32)> Comparisons<Report> {
     }
 
     async fn linear(&mut self) -> Result<(), String> {
-        for (rows, d_in, d_out, biased) in [
-            (1000, 64, 256, true),
-            (1, 256, 704, true),
-            (7, 5, 6, false),
-            (8, 1, 1, true),
-            (13, 33, 130, false),
+        for (rows, d_in, d_out, bias_rows, activate) in [
+            (1000, 64, 256, 1, true),
+            (1, 256, 704, 1, false),
+            (7, 5, 6, 7, true),
+            (8, 1, 1, 1, true),
+            (13, 33, 130, 13, false),
         ] {
-            let title = format!("{rows} rows of {d_in} to {d_out}");
+            let title = format!("{rows} rows of {d_in} to {d_out}, {activate}");
             let [x, twin_x] = self.pair([rows, d_in]).await?;
             let [weight, twin_weight] = self.pair([d_in, d_out]).await?;
-            let [bias, twin_bias] = self.pair([d_out]).await?;
-            let [bias, twin_bias] = [bias, twin_bias].map(|bias| biased.then_some(bias));
-            let own = in_one_launch("linear", || kernels::linear(x, weight, bias))?;
-            let twin = plain::linear(twin_x, twin_weight, twin_bias);
+            let [bias, twin_bias] = self.pair([bias_rows, d_out]).await?;
+            let own = in_one_launch("linear", || kernels::linear(x, weight, bias, activate))?;
+            let twin = plain::linear(twin_x, twin_weight, twin_bias, activate);
             self.compare("linear", &title, own, twin).await?;
         }
         Ok(())

@@ -1,11 +1,19 @@
 //! Self-attention on the GPU, with the projection behind it and the way around it: one group of
-//! threads for some places of one image. On software each of them has a place to itself, and waits
-//! for nobody.
+//! threads for some places of one image. On software each thread attends for some places by itself,
+//! shares nothing, and waits for nobody.
 
 use cubecl::prelude::*;
 
+use super::{laid, zeros};
+
 /// Threads that share a query on a GPU.
 const TEAM: usize = 32;
+
+/// Places that are attended for at a time. Every image of the network has a multiple of it.
+const QUERIES: usize = 7;
+
+/// Threads of a group on software: what a CPU does at once.
+const THREADS: usize = 4;
 
 /// The lengths of one attention.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -13,30 +21,53 @@ pub(super) struct Shape {
     pub(super) channels: usize,
     /// Places of an image.
     pub(super) places: usize,
-    /// Places that a group of threads attends for.
-    pub(super) queries: usize,
-    /// Threads for each of them.
-    pub(super) team: usize,
+    /// Places that a group of threads attends for, or a thread alone.
+    queries: usize,
+    /// Whether no thread waits for another.
+    alone: bool,
 }
 
 impl Shape {
-    /// As many queries at a time as shared memory allows; `None` where it allows none.
+    /// As many queries at a time as memory allows; `None` where it allows none.
     pub(super) fn cut(channels: usize, places: usize, alone: bool) -> Option<Self> {
         let fits = |queries: usize| {
             let shape = Self {
                 channels,
                 places,
                 queries,
-                team: if alone { 1 } else { TEAM },
+                alone,
             };
-            let floats = queries * (places + 2 * channels) + shape.threads();
-            (places.is_multiple_of(queries) && 4 * floats <= 16_384).then_some(shape)
+            // What WebGPU has for the variables of a thread, some of which are sums, and for those of a group.
+            let (floats, bytes) = match alone {
+                true => (queries * (places + channels) + 256, 8_192),
+                false => (queries * (places + 2 * channels) + shape.threads(), 16_384),
+            };
+            (places.is_multiple_of(queries) && 4 * floats <= bytes).then_some(shape)
         };
-        fits(7).or_else(|| fits(1))
+        fits(QUERIES).or_else(|| fits(1))
     }
 
+    /// Groups of threads for an image.
+    pub(super) fn groups(&self) -> usize {
+        let queries = self.places / self.queries;
+        match self.alone {
+            true => queries.div_ceil(THREADS),
+            false => queries,
+        }
+    }
+
+    /// Threads of a group.
     pub(super) fn threads(&self) -> usize {
-        self.queries * self.team
+        match self.alone {
+            true => THREADS,
+            false => self.queries * TEAM,
+        }
+    }
+
+    /// Channels whose sums a thread alone holds at a time.
+    fn block(&self) -> usize {
+        let divides = |n: &usize| self.channels.is_multiple_of(*n);
+        [4, 2, 1].into_iter().find(divides).unwrap_or(1)
     }
 }
 
@@ -51,10 +82,28 @@ pub(super) fn attention(
     scale: f32,
     #[comptime] shape: Shape,
 ) {
+    if comptime!(shape.alone) {
+        attend_alone(x, qkv, weight, bias, y, scale, shape);
+    } else {
+        attend_together(x, qkv, weight, bias, y, scale, shape);
+    }
+}
+
+/// [`attention`] by threads that share scores and mixtures.
+#[cube]
+fn attend_together(
+    x: &[f32],
+    qkv: &[f32],
+    weight: &[f32],
+    bias: &[f32],
+    y: &mut [f32],
+    scale: f32,
+    #[comptime] shape: Shape,
+) {
     let channels = comptime!(shape.channels);
     let places = comptime!(shape.places);
     let queries = comptime!(shape.queries);
-    let team = comptime!(shape.team);
+    let team = TEAM;
     let threads = comptime!(shape.threads());
     let unit = UNIT_POS as usize;
     let first = CUBE_POS_X as usize * queries;
@@ -73,7 +122,7 @@ pub(super) fn attention(
         query[i] = qkv[q + (i / queries) * places + first + i % queries];
         i += threads;
     }
-    wait(shape);
+    sync_cube();
     let mut i = unit;
     while i < comptime!(shape.queries * shape.places) {
         let (own, place) = (i % queries, i / queries);
@@ -84,7 +133,7 @@ pub(super) fn attention(
         score[i] = sum * scale;
         i += threads;
     }
-    wait(shape);
+    sync_cube();
 
     // Softmax: every member of a team sees what all of it found.
     let own = unit / team;
@@ -96,11 +145,11 @@ pub(super) fn attention(
         i += team;
     }
     shared[unit] = largest;
-    wait(shape);
+    sync_cube();
     for i in 0..team {
         largest = max(largest, shared[own * team + i]);
     }
-    wait(shape);
+    sync_cube();
     let mut sum = 0.0f32;
     let mut i = member;
     while i < places {
@@ -110,7 +159,7 @@ pub(super) fn attention(
         i += team;
     }
     shared[unit] = sum;
-    wait(shape);
+    sync_cube();
     let mut sum = 0.0f32;
     for i in 0..team {
         sum += shared[own * team + i];
@@ -120,7 +169,7 @@ pub(super) fn attention(
         score[i * queries + own] /= sum;
         i += team;
     }
-    wait(shape);
+    sync_cube();
 
     let mut i = unit;
     while i < comptime!(shape.queries * shape.channels) {
@@ -132,7 +181,7 @@ pub(super) fn attention(
         mixed[i] = sum;
         i += threads;
     }
-    wait(shape);
+    sync_cube();
     let mut i = unit;
     while i < comptime!(shape.queries * shape.channels) {
         let (own, c) = (i % queries, i / queries);
@@ -146,10 +195,148 @@ pub(super) fn attention(
     }
 }
 
-/// Waits for the other threads, where a query has several.
+/// [`attention`] by threads that each have some queries to themselves, so that a key serves all of them.
 #[cube]
-fn wait(#[comptime] shape: Shape) {
-    if comptime!(shape.team > 1) {
-        sync_cube();
+fn attend_alone(
+    x: &[f32],
+    qkv: &[f32],
+    weight: &[f32],
+    bias: &[f32],
+    y: &mut [f32],
+    scale: f32,
+    #[comptime] shape: Shape,
+) {
+    let channels = comptime!(shape.channels);
+    let places = comptime!(shape.places);
+    let queries = comptime!(shape.queries);
+    let block = comptime!(shape.block());
+    let first = ABSOLUTE_POS_X as usize * queries;
+    let image = CUBE_POS_Y as usize;
+    let q = image * (3 * channels) * places + first;
+    let k = image * (3 * channels) * places + channels * places;
+    let v = k + channels * places;
+
+    if first < places {
+        // [places, queries]
+        let mut score = Array::<f32>::new(comptime!(shape.places * shape.queries));
+        let mut from = 0usize;
+        while from < places {
+            let mut sums = zeros(comptime!(shape.queries * shape.queries));
+            for c in 0..channels {
+                let mut query = Sequence::<f32>::new();
+                #[unroll]
+                for i in 0..queries {
+                    query.push(qkv[q + c * places + i]);
+                }
+                multiply(
+                    &mut sums,
+                    qkv,
+                    k + c * places + from,
+                    1usize,
+                    &query,
+                    queries,
+                    queries,
+                );
+            }
+            let sums = laid(&sums, comptime!(shape.queries * shape.queries));
+            for i in 0..comptime!(shape.queries * shape.queries).runtime() {
+                score[from * queries + i] = sums[i] * scale;
+            }
+            from += queries;
+        }
+
+        // Softmax, but for the sum that each query is divided by.
+        let mut total = Array::<f32>::new(queries);
+        for i in 0..queries {
+            let mut largest = score[i];
+            for place in 0..places {
+                largest = max(largest, score[place * queries + i]);
+            }
+            let mut sum = 0.0f32;
+            for place in 0..places {
+                let e = (score[place * queries + i] - largest).exp();
+                score[place * queries + i] = e;
+                sum += e;
+            }
+            total[i] = sum;
+        }
+
+        // [channels, queries]
+        let mut mixed = Array::<f32>::new(comptime!(shape.channels * shape.queries));
+        let mut from = 0usize;
+        while from < channels {
+            let mut sums = zeros(comptime!(shape.block() * shape.queries));
+            for place in 0..places {
+                let mut weights = Sequence::<f32>::new();
+                #[unroll]
+                for i in 0..queries {
+                    weights.push(score[place * queries + i]);
+                }
+                multiply(
+                    &mut sums,
+                    qkv,
+                    v + from * places + place,
+                    places,
+                    &weights,
+                    block,
+                    queries,
+                );
+            }
+            let sums = laid(&sums, comptime!(shape.block() * shape.queries));
+            for i in 0..comptime!(shape.block() * shape.queries).runtime() {
+                mixed[from * queries + i] = sums[i] / total[i % queries];
+            }
+            from += block;
+        }
+
+        let mut to = 0usize;
+        while to < channels {
+            let mut sums = zeros(comptime!(shape.block() * shape.queries));
+            for from in 0..channels {
+                let mut seen = Sequence::<f32>::new();
+                #[unroll]
+                for i in 0..queries {
+                    seen.push(mixed[from * queries + i]);
+                }
+                multiply(
+                    &mut sums,
+                    weight,
+                    from * channels + to,
+                    1usize,
+                    &seen,
+                    block,
+                    queries,
+                );
+            }
+            let sums = laid(&sums, comptime!(shape.block() * shape.queries));
+            for i in 0..comptime!(shape.block() * shape.queries).runtime() {
+                let channel = to + i / queries;
+                let at = (image * channels + channel) * places + first + i % queries;
+                y[at] = x[at] + bias[channel] + sums[i];
+            }
+            to += block;
+        }
+    }
+}
+
+/// Adds to `sums`, `[rows, columns]`, the products of `rows` values of `x`, so far apart from each
+/// other, with `columns` others.
+#[cube]
+fn multiply(
+    sums: &mut Array<f32>,
+    x: &[f32],
+    first: usize,
+    apart: usize,
+    others: &Sequence<f32>,
+    #[comptime] rows: usize,
+    #[comptime] columns: usize,
+) {
+    #[unroll]
+    for r in 0..rows {
+        let found = x[first + r * apart];
+        #[unroll]
+        for c in 0..columns {
+            sums[r * columns + c] += found * others[c];
+        }
     }
 }

@@ -4,23 +4,28 @@
 
 use cubecl::prelude::*;
 
+use super::{laid, zeros};
+
 /// Threads of a group.
 pub(super) const THREADS: usize = 64;
 
 /// Rows and columns of the result that one thread computes.
-pub(super) const BLOCK: [usize; 2] = [8, 4];
+pub(super) const BLOCK: [usize; 2] = [8, 8];
 
 /// See [`crate::linear`]. `d_out` is a multiple of the columns of a block of `columns`; the launch covers
-/// the rows and may go beyond them.
+/// the rows and may go beyond them. Whether to activate, 0 or 1, is no constant: one kernel for either.
+#[allow(clippy::too_many_arguments)]
 #[cube(launch_unchecked)]
 pub(super) fn linear(
     x: &[f32],
     weight: &[f32],
-    bias: ComptimeOption<&[f32]>,
+    bias: &[f32],
     y: &mut [f32],
     rows: u32,
     d_in: u32,
     d_out: u32,
+    bias_rows: u32,
+    activate: u32,
     #[comptime] columns: usize,
 ) {
     let block = comptime!(BLOCK[0]);
@@ -29,16 +34,12 @@ pub(super) fn linear(
     let lane = ABSOLUTE_POS % lanes;
     let first = ABSOLUTE_POS / lanes * block;
     if first < rows {
-        let mut sums = Array::<f32>::new(comptime!(BLOCK[0] * columns));
-        #[unroll]
-        for i in 0..comptime!(BLOCK[0] * columns) {
-            sums[i] = 0.0f32;
-        }
+        let mut sums = zeros(comptime!(BLOCK[0] * columns));
         for i in 0..d_in {
-            let mut w = Array::<f32>::new(columns);
+            let mut w = Sequence::<f32>::new();
             #[unroll]
             for c in 0..columns {
-                w[c] = weight[i * d_out + c * lanes + lane];
+                w.push(weight[i * d_out + c * lanes + lane]);
             }
             #[unroll]
             for r in 0..block {
@@ -50,19 +51,16 @@ pub(super) fn linear(
                 }
             }
         }
-        #[unroll]
-        for r in 0..block {
-            if first + r < rows {
-                #[unroll]
-                for c in 0..columns {
-                    let column = c * lanes + lane;
-                    let mut sum = sums[r * columns + c];
-                    #[comptime]
-                    if let ComptimeOption::Some(bias) = bias {
-                        sum += bias[column];
-                    }
-                    y[(first + r) * d_out + column] = sum;
+        let sums = laid(&sums, comptime!(BLOCK[0] * columns));
+        for i in 0..comptime!(BLOCK[0] * columns).runtime() {
+            let row = first + i / columns;
+            if row < rows {
+                let column = i % columns * lanes + lane;
+                let mut u = sums[i] + bias[row % bias_rows as usize * d_out + column];
+                if activate != 0 {
+                    u = u / (1.0f32 + (0.0f32 - u).exp());
                 }
+                y[row * d_out + column] = u;
             }
         }
     }

@@ -91,9 +91,32 @@ fn cubes(x: usize, y: usize, z: usize) -> CubeCount {
 }
 
 /// A kernel's weight as our convolution reads it, `[channels_in, k_h, k_w, channels_out]` in memory:
-/// either it lies there already (see [`crate::resident_weight`]), or it is copied.
+/// either it lies there already (see [`crate::resident_weight`]), or it is copied. By a kernel of ours:
+/// Burn has one more to compile for almost every shape.
 fn channels_last(weight: Tensor<4>) -> CubeTensor {
-    memory(weight.permute([1, 2, 3, 0]))
+    let [channels_out, channels_in, k_h, k_w] = weight.dims();
+    let turned = raw(weight.clone().permute([1, 2, 3, 0]));
+    if turned.is_contiguous() {
+        return turned;
+    }
+    let weight = memory(weight);
+    let y = empty(&weight, [channels_in, k_h, k_w, channels_out]);
+    let (rows, columns) = (channels_out, channels_in * k_h * k_w);
+    let client = weight.client.clone();
+    let threads = conv2d::TRANSPOSING;
+    // SAFETY: both have so many rows and columns, one as columns and rows.
+    unsafe {
+        conv2d::transpose::launch_unchecked(
+            &client,
+            cubes((rows * columns).div_ceil(threads), 1, 1),
+            CubeDim::new_1d(threads as u32),
+            weight.into_buffer_arg(),
+            y.clone().into_buffer_arg(),
+            rows as u32,
+            columns as u32,
+        );
+    }
+    y
 }
 
 /// See [`crate::resident_weight`].
@@ -149,10 +172,6 @@ pub(crate) fn conv2d(
         shortcut: shortcut.map_or([0, 0], |s| {
             [channels(&s.x), s.concat.as_ref().map_or(0, channels)]
         }),
-        shifts: shifts.map_or([0, 0], |s| {
-            let [table_rows, columns] = s.table.dims();
-            [if rows.is_some() { 1 } else { table_rows }, columns]
-        }),
         lanes: 0,
         channels: 0,
         slices: 0,
@@ -169,9 +188,24 @@ pub(crate) fn conv2d(
     );
     let client = x.client.clone();
     let arg = |tensor: Option<CubeTensor>| tensor.map(CubeTensor::into_buffer_arg);
-    let table = shifts.map(|s| memory(s.table.clone()));
-    let rows = rows.cloned().map(integers);
-    let residual = around.residual.clone().map(memory);
+    let mut adds = 0;
+    let mut added = |bit: u32, tensor: Option<CubeTensor>| {
+        adds |= if tensor.is_some() { bit } else { 0 };
+        tensor
+    };
+    let table = added(conv2d::SHIFTS, shifts.map(|s| memory(s.table.clone())));
+    let list = added(conv2d::ROWS, rows.cloned().map(integers));
+    let residual = added(conv2d::RESIDUAL, around.residual.clone().map(memory));
+    // One kernel for whatever is added, so each has to be there, and x stands in for what is not. With a
+    // shortcut it would be more than the eight that every WebGPU device takes.
+    let some = adds != 0 && shortcut.is_none();
+    let [table, list, residual] =
+        [table, list, residual].map(|tensor| tensor.or_else(|| some.then(|| x.clone())));
+    let of_table = conv2d::TableLaunch::new(
+        shifts.map_or(1, |s| s.table.dims()[0] as u32),
+        shifts.map_or(0, |s| s.table.dims()[1] as u32),
+        shifts.map_or(0, |s| s.first as u32),
+    );
     let (a, b, w) = match shortcut.cloned() {
         Some(Shortcut { x, concat, weight }) => (
             Some(memory(x)),
@@ -190,13 +224,15 @@ pub(crate) fn conv2d(
             weight.into_buffer_arg(),
             arg(bias.cloned().map(memory)).into(),
             arg(table).into(),
-            arg(rows).into(),
+            arg(list).into(),
             arg(residual).into(),
             arg(a).into(),
             arg(b).into(),
             arg(w).into(),
             y.clone().into_buffer_arg(),
-            shifts.map_or(0, |s| s.first as u32),
+            channels_in as u32,
+            of_table,
+            adds,
             tile,
         );
     }
@@ -204,11 +240,17 @@ pub(crate) fn conv2d(
 }
 
 /// See [`crate::linear`].
-pub(crate) fn linear(x: Tensor<2>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<2> {
+pub(crate) fn linear(
+    x: Tensor<2>,
+    weight: Tensor<2>,
+    bias: Tensor<2>,
+    activate: bool,
+) -> Tensor<2> {
     let ([rows, d_in], [channels, d_out]) = (x.dims(), weight.dims());
+    let [bias_rows, columns] = bias.dims();
     assert!(
-        d_in == channels && bias.as_ref().is_none_or(|bias| bias.dims() == [d_out]),
-        "linear: rows of {d_in} numbers, and a weight for {channels}"
+        d_in == channels && columns == d_out && (bias_rows == 1 || bias_rows == rows),
+        "linear: {rows} rows of {d_in} numbers, a weight for {channels}, and {bias_rows} rows of bias"
     );
     let [block_rows, most] = linear::BLOCK;
     let divides = |n: &usize| d_out.is_multiple_of(*n);
@@ -225,11 +267,13 @@ pub(crate) fn linear(x: Tensor<2>, weight: Tensor<2>, bias: Option<Tensor<1>>) -
             CubeDim::new_1d(linear::THREADS as u32),
             x.into_buffer_arg(),
             memory(weight).into_buffer_arg(),
-            bias.map(|bias| memory(bias).into_buffer_arg()).into(),
+            memory(bias).into_buffer_arg(),
             y.clone().into_buffer_arg(),
             rows as u32,
             d_in as u32,
             d_out as u32,
+            bias_rows as u32,
+            u32::from(activate),
             columns,
         );
     }
@@ -254,15 +298,9 @@ pub(crate) fn group_norm_silu(
         "group_norm_silu: {channels} channels do not fall into {groups} equal groups, each channel \
          with its gamma and beta"
     );
-    let shape = group_norm::Shape {
-        channels: [first, second],
-        plane: height * width,
-        groups,
-        activate,
-        teams: 1,
-        team: 0,
-    }
-    .cut(alone());
+    let cut = group_norm::Cut::of(groups, alone());
+    let lengths = [first, second, height * width, channels / groups].map(|n| n as u32);
+    let [first, second, plane, group] = lengths;
     let (a, b) = (memory(a), b.map(memory));
     let y = empty(&a, [images, channels, height, width]);
     let client = a.client.clone();
@@ -270,15 +308,17 @@ pub(crate) fn group_norm_silu(
     unsafe {
         group_norm::group_norm_silu::launch_unchecked(
             &client,
-            cubes(groups / shape.teams, images, 1),
-            CubeDim::new_1d((shape.teams * shape.team) as u32),
+            cubes(groups / cut.teams, images, 1),
+            CubeDim::new_1d((cut.teams * cut.team) as u32),
             a.into_buffer_arg(),
             b.map(CubeTensor::into_buffer_arg).into(),
             memory(gamma).into_buffer_arg(),
             memory(beta).into_buffer_arg(),
             y.clone().into_buffer_arg(),
             epsilon as f32,
-            shape,
+            group_norm::LengthsLaunch::new(first, second, plane, group),
+            u32::from(activate),
+            cut,
         );
     }
     tensor(y)
@@ -306,7 +346,7 @@ pub(crate) fn attention(
     unsafe {
         attention::attention::launch_unchecked(
             &client,
-            cubes(shape.places / shape.queries, images, 1),
+            cubes(shape.groups(), images, 1),
             CubeDim::new_1d(shape.threads() as u32),
             x.into_buffer_arg(),
             memory(qkv.clone()).into_buffer_arg(),
@@ -410,4 +450,27 @@ pub(crate) fn rows<const D: usize>(x: &Tensor<D>, first: usize, count: usize) ->
         handle,
         DType::F32,
     ))
+}
+
+/// Sums to begin with.
+#[cube]
+fn zeros(#[comptime] length: usize) -> Array<f32> {
+    let mut zeros = Array::<f32>::new(length);
+    #[unroll]
+    for i in 0..length {
+        zeros[i] = 0.0f32;
+    }
+    zeros
+}
+
+/// The same sums, laid down where a loop finds them: what it does with them is compiled once then, and
+/// not for each of them.
+#[cube]
+fn laid(sums: &Array<f32>, #[comptime] length: usize) -> Array<f32> {
+    let mut laid = Array::<f32>::new(length);
+    #[unroll]
+    for i in 0..length {
+        laid[i] = sums[i];
+    }
+    laid
 }
