@@ -1,9 +1,9 @@
 // Starts an engine in a worker, and fetches for it meanwhile.
 //
 // Objects are for this file: {engine: "cpu"} downloads that build of the engine and starts it, telling
-// how many bytes have come, and {weights: {url, port}} says that the page is fetching a file which the
-// engine is going to ask for: it comes through the port, or null. Arrays are for the engine: they wait
-// until it is there and owns `onmessage`. Whatever goes wrong is told as an event of the engine, in
+// how many bytes have come. {engine: "cpu", port} says that the page is fetching it: its module comes
+// through the port, or null. {weights: {url, port}} says the same of a file which the engine is going to
+// ask for. Arrays are for the engine: they wait until it is there and owns `onmessage`. Whatever goes wrong is told as an event of the engine, in
 // the shape that web/protocol describes, so that the page has one kind of error to understand.
 
 const waiting = [];
@@ -21,7 +21,7 @@ self.fetch = async (url, ...rest) => {
 self.onmessage = (event) => {
   const { data } = event;
   if (data.weights) expect(data.weights);
-  if (data.engine) start(data.engine).catch((error) => fail(error.message ?? String(error)));
+  if (data.engine) start(data).catch((error) => fail(error.message ?? String(error)));
   if (!Array.isArray(data)) return;
   waiting.push(event);
   const [request] = data;
@@ -29,10 +29,13 @@ self.onmessage = (event) => {
 };
 
 function expect({ url, port }) {
-  const file = new Promise((come) => {
-    port.onmessage = ({ data }) => come(data && new Response(data));
+  ahead.set(url, next(port).then((file) => file && new Response(file)));
+}
+
+function next(port) {
+  return new Promise((come) => {
+    port.onmessage = ({ data }) => come(data);
   });
-  ahead.set(url, file);
 }
 
 // The whole file: a response that nobody reads stops coming.
@@ -63,11 +66,12 @@ function fail(message) {
   post({ type: "error", code: "engine", message, fatal: true });
 }
 
-async function start(engine) {
+async function start({ engine, port }) {
   // The same version of both as of this file.
   const address = (file) => new URL(file + new URL(import.meta.url).search, import.meta.url).href;
   const [js, wasm] = [`engine-${engine}.js`, `engine-${engine}_bg.wasm`].map(address);
-  const [glue, module] = await Promise.all([importGlue(js), fetchModule(wasm)]);
+  const fetched = port ? next(port).then((module) => module ?? fetchModule(wasm)) : fetchModule(wasm);
+  const [glue, module] = await Promise.all([importGlue(js), fetched]);
   try {
     // Runs the engine's `main`.
     await glue.default({ module_or_path: module });

@@ -1,6 +1,6 @@
 //! Chooses an engine, starts it in a worker and talks to it.
 
-use js_sys::{Array, Float32Array, Object, Reflect};
+use js_sys::{Array, Float32Array, Function, Object, Reflect};
 use protocol::{EngineKind, ErrorCode, Event, Model, Part, Request, StepInfo, adapter};
 use wasm_bindgen::{JsCast, prelude::*};
 use wasm_bindgen_futures::spawn_local;
@@ -177,6 +177,9 @@ impl Early {
             .is_some_and(|engine| engine != kind.slug())
         {
             worker.terminate();
+            if let Ok(stop) = get(&early, "stop").dyn_into::<Function>() {
+                let _ = stop.call0(&JsValue::UNDEFINED);
+            }
             return None;
         }
         Some(Self {
