@@ -452,7 +452,7 @@ fn the_shipped_engines_take_the_samplers_steps() {
 /// to the page carries the sums so far.
 const COUNTING: &str = "
     import './worker.js?v=test';
-    const sums = { launches: 0, bindGroups: 0, writes: 0, submits: 0 };
+    const sums = { pipelines: 0, launches: 0, bindGroups: 0, writes: 0, submits: 0 };
     const count = (type, method, what) => {
         const original = type.prototype[method];
         type.prototype[method] = function (...args) {
@@ -460,6 +460,7 @@ const COUNTING: &str = "
             return original.apply(this, args);
         };
     };
+    count(GPUDevice, 'createComputePipeline', 'pipelines');
     count(GPUComputePassEncoder, 'dispatchWorkgroups', 'launches');
     count(GPUDevice, 'createBindGroup', 'bindGroups');
     count(GPUQueue, 'writeBuffer', 'writes');
@@ -497,6 +498,11 @@ fn a_step_on_webgpu_is_one_recording_replayed() {
     let answer = browser.script_async(&format!("{START}{ASK}"), arguments);
     // Each run has two answers.
     let sum = |i: usize, what: &str| answer["answers"][i][0]["sums"][what].as_f64().unwrap();
+    // A visitor waits for each kernel to be compiled before the first run, and for none in it. Blocks
+    // of the network that are alike share theirs.
+    let compiled = sum(0, "pipelines");
+    assert!((10.0..=24.0).contains(&compiled), "{compiled} pipelines");
+    assert_eq!(sum(1, "pipelines"), compiled, "compiled during a run");
     for (kind, (count, guidance)) in kinds.into_iter().enumerate() {
         let a_step = |what: &str| {
             let run = |i: usize| {
@@ -518,6 +524,38 @@ fn a_step_on_webgpu_is_one_recording_replayed() {
         let submits = a_step("submits");
         assert!(submits <= 2.0, "{what}: {submits} submissions a step");
     }
+}
+
+/// Stands in for the engine's worker script, on a driver that does what it is told once, and leaves out
+/// a launch of what it is told again.
+const FORGETFUL: &str = "
+    import './honest.js';
+    let again = 0;
+    const create = GPUDevice.prototype.createBindGroup;
+    GPUDevice.prototype.createBindGroup = function (...args) {
+        again = 0;
+        return create.apply(this, args);
+    };
+    const dispatch = GPUComputePassEncoder.prototype.dispatchWorkgroups;
+    GPUComputePassEncoder.prototype.dispatchWorkgroups = function (...args) {
+        again += 1;
+        if (again != 20) dispatch.apply(this, args);
+    };";
+
+/// A GPU that computes wrong is found out before anybody sees a picture, even if only what was recorded
+/// comes out wrong; and the CPU takes over.
+#[test]
+fn a_gpu_that_computes_wrong_is_found_out() {
+    let server = Server::of(dist());
+    server.add("honest.js", fs::read(dist().join("worker.js")).unwrap());
+    server.add("worker.js", FORGETFUL.into());
+    let browser = Browser::chromium(Gpu::Software);
+    open(&browser, &server, "?engine=webgpu&sampler=ddim&steps=2");
+    assert_eq!(browser.wait_for("ready")["engine"], "cpu");
+    let status = browser.status();
+    assert!(status.contains("computes wrong"), "{status}");
+    browser.click(&browser.find("button", "Sample a garment"));
+    browser.wait_for("done");
 }
 
 /// Pictures of one image and of many, with guidance and without, in any order: each kind has a
@@ -1099,16 +1137,20 @@ fn engine_and_weights_travel_beside_the_program() {
     let index = weights_index();
     let default = default_entry();
     let other = index.models.iter().find(|model| model.file != default.file);
-    for (query, entry) in [
-        (String::new(), &default),
-        (format!("&epoch={}", other.unwrap().epoch), other.unwrap()),
-        ("&epoch=9999".to_owned(), &default),
+    let of_other = format!("&epoch={}", other.unwrap().epoch);
+    for (gpu, engine, query, entry) in [
+        (Gpu::NoAdapter, "cpu", "&engine=cpu", &default),
+        (Gpu::NoAdapter, "cpu", of_other.as_str(), other.unwrap()),
+        (Gpu::NoAdapter, "cpu", "&epoch=9999", &default),
+        (Gpu::Software, "webgpu", "&engine=webgpu", &default),
     ] {
         let server = Server::of(dist());
         let program = hashed("app-", "_bg.wasm");
         server.fault(&program, Fault::Delayed(Duration::from_secs(5)));
-        let browser = Browser::chromium(Gpu::NoAdapter);
-        let picture = "?engine=cpu&sampler=ddim&steps=2";
+        let [glue, module] = [".js", "_bg.wasm"].map(|end| format!("engine-{engine}{end}"));
+        server.fault(&module, Fault::Delayed(Duration::from_secs(3)));
+        let browser = Browser::chromium(gpu);
+        let picture = "?sampler=ddim&steps=2";
         open(&browser, &server, &format!("{picture}{query}"));
         browser.click(&browser.find("button", "Sample a garment"));
         browser.wait_for("done");
@@ -1120,29 +1162,69 @@ fn engine_and_weights_travel_beside_the_program() {
         };
         // The program's first request.
         let list = place("weights/index.json");
-        assert!(place("engine-cpu_bg.wasm") < list, "{asked:?}");
+        assert!(place(&module) < list, "{asked:?}");
         // Of an epoch that there is not the page cannot know what it is going to be instead.
         let early = !query.contains("9999");
         assert_eq!(place(&entry.file) < list, early, "{query}: {asked:?}");
-        for file in [".bpk", "worker.js", "engine-cpu.js", "engine-cpu_bg.wasm"] {
+        // A GPU has its kernels to compile while the weights travel: they wait for the engine. Until that
+        // comes the worker has long asked for its smaller half.
+        if engine == "webgpu" {
+            assert!(place(&glue) < place(&entry.file), "{asked:?}");
+        }
+        for file in [".bpk", "worker.js", &glue, &module] {
             assert_eq!(times(file, &asked), 1, "{query}, {file}: {asked:?}");
         }
         assert_quiet(&browser);
     }
 }
 
+/// What begins before the program goes by less than the program knows: another engine takes over, and
+/// what the first one would have needed does not go on coming.
+#[test]
+fn the_programs_choice_of_an_engine_counts() {
+    let server = Server::of(dist());
+    server.fault(
+        "engine-webgpu_bg.wasm",
+        Fault::Delayed(Duration::from_secs(8)),
+    );
+    let browser = Browser::chromium(Gpu::NoAdapter);
+    // First there is a GPU that seems to have all it takes, and then there is none.
+    browser.at_first(
+        "let asked = 0;
+         GPU.prototype.requestAdapter = async () => asked++ ? null :
+             { features: new Set(['timestamp-query']), info: { isFallbackAdapter: false } };
+         const fetchNow = window.fetch;
+         window.fetch = (url, options) => {
+             if (String(url).includes('engine-webgpu')) window.travels = options.signal;
+             return fetchNow(url, options);
+         };",
+    );
+    open(&browser, &server, "?sampler=ddim&steps=2");
+    assert_eq!(browser.wait_for("ready")["engine"], "cpu");
+    browser.click(&browser.find("button", "Sample a garment"));
+    browser.wait_for("done");
+    let asked = asked(&server);
+    for file in ["engine-webgpu_bg.wasm", "engine-cpu_bg.wasm", ".bpk"] {
+        assert_eq!(times(file, &asked), 1, "{file}: {asked:?}");
+    }
+    assert_eq!(times("worker.js", &asked), 2, "{asked:?}");
+    assert_eq!(browser.script("return travels.aborted", json!([])), true);
+}
+
 /// What went wrong before the page's program was there is done again, as if nothing had been.
 #[test]
-fn weights_that_broke_off_early_are_fetched_again() {
-    let file = format!("weights/{}", default_entry().file);
-    for fault in [Fault::CutOff, Fault::Missing] {
-        let server = Server::of(dist());
-        server.fault_once(&file, fault);
-        let browser = Browser::chromium(Gpu::NoAdapter);
-        open(&browser, &server, "?engine=cpu&sampler=ddim&steps=2");
-        browser.click(&browser.find("button", "Sample a garment"));
-        browser.wait_for("done");
-        assert_eq!(times(&file, &asked(&server)), 2, "{fault:?}");
+fn what_broke_off_early_is_fetched_again() {
+    let weights = format!("weights/{}", default_entry().file);
+    for file in [weights.as_str(), "engine-cpu_bg.wasm"] {
+        for fault in [Fault::CutOff, Fault::Missing] {
+            let server = Server::of(dist());
+            server.fault_once(file, fault);
+            let browser = Browser::chromium(Gpu::NoAdapter);
+            open(&browser, &server, "?engine=cpu&sampler=ddim&steps=2");
+            browser.click(&browser.find("button", "Sample a garment"));
+            browser.wait_for("done");
+            assert_eq!(times(file, &asked(&server)), 2, "{file} {fault:?}");
+        }
     }
 }
 

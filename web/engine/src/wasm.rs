@@ -5,7 +5,6 @@ use std::{
     collections::VecDeque,
     future::{Future, poll_fn},
     panic,
-    pin::Pin,
     rc::Rc,
     task::Poll,
 };
@@ -235,9 +234,10 @@ pub(crate) fn request(url: &str) -> impl Future<Output = Result<Response, String
 }
 
 /// What a future has come to by now; it can be waited for afterwards where that is nothing.
+#[cfg(feature = "webgpu")]
 pub(crate) async fn by_now<T>(future: &mut (impl Future<Output = T> + Unpin)) -> Option<T> {
     poll_fn(|context| {
-        Poll::Ready(match Pin::new(&mut *future).poll(context) {
+        Poll::Ready(match std::pin::Pin::new(&mut *future).poll(context) {
             Poll::Ready(outcome) => Some(outcome),
             Poll::Pending => None,
         })
