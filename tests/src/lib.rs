@@ -6,8 +6,8 @@
 
 use std::{env, path::PathBuf};
 
-use burn::tensor::Tensor;
 use fashion_ddpm::weights::{self, Weights};
+pub use trainer::walk::numbers as values;
 
 pub mod browser;
 pub mod clothing;
@@ -51,15 +51,6 @@ pub fn prepared(variable: &str) -> PathBuf {
 pub fn load(path: &std::path::Path) -> Weights {
     let bytes = std::fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     weights::decode(&bytes, &kernels::cpu()).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
-}
-
-/// A tensor's numbers.
-///
-/// # Panics
-/// Where the device cannot give them.
-pub fn values<const D: usize>(x: Tensor<D>) -> Vec<f32> {
-    let data = x.into_data_as::<f32>();
-    data.try_to_vec::<f32>().expect("a tensor of floats")
 }
 
 /// The largest distance between two lists of numbers; NaN where either holds one.

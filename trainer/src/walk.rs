@@ -143,24 +143,28 @@ impl<'a> Walker<'a> {
         x_t: &Tensor<4>,
     ) -> Option<&mut RecordedProcess> {
         let kind = (streams.len(), denoiser.is_guided());
-        let known = self.recorded.iter().position(|known| known.kind() == kind);
-        if known.is_none() && !self.distrusted {
-            let (images, guided) = kind;
-            let recorded =
-                RecordedProcess::record(self.unet, self.timesteps(), images, guided, self.device)?;
-            let tried = recorded.and_then(|mut recorded| {
-                self.try_out(&mut recorded, walk, denoiser, streams, x_t)?;
-                Ok(recorded)
-            });
-            match tried {
-                Ok(recorded) => self.recorded.push(recorded),
-                Err(reason) => {
-                    eprintln!("steps are computed one by one, which takes longer: {reason}");
-                    self.distrusted = true;
-                }
+        if let Some(at) = self.recorded.iter().position(|known| known.kind() == kind) {
+            return self.recorded.get_mut(at);
+        }
+        if self.distrusted {
+            return None;
+        }
+        let (images, guided) = kind;
+        let recorded =
+            RecordedProcess::record(self.unet, self.timesteps(), images, guided, self.device)?;
+        let tried = recorded.and_then(|mut recorded| {
+            self.try_out(&mut recorded, walk, denoiser, streams, x_t)?;
+            Ok(recorded)
+        });
+        match tried {
+            Ok(recorded) => self.recorded.push(recorded),
+            Err(reason) => {
+                eprintln!("steps are computed one by one, which takes longer: {reason}");
+                self.distrusted = true;
+                return None;
             }
         }
-        self.recorded.iter_mut().find(|known| known.kind() == kind)
+        self.recorded.last_mut()
     }
 
     /// Takes the walk's first steps, and compares where they lead the first and the last image with
@@ -211,7 +215,10 @@ fn ends(images: &[f32]) -> Vec<f32> {
 }
 
 /// The values of a tensor.
-pub fn numbers(x: Tensor<4>) -> Vec<f32> {
+///
+/// # Panics
+/// Where the device cannot give them.
+pub fn numbers<const D: usize>(x: Tensor<D>) -> Vec<f32> {
     let x = x.into_data_as::<f32>();
     x.try_to_vec::<f32>().expect("just converted to f32")
 }

@@ -3,8 +3,8 @@
 //! Burn is large, and each set of features is another Burn to compile. So there is one native set
 //! for nearly all that runs (tests and benches: without GPUs), one for the tests of the trainer on a
 //! GPU, one for whatever is only checked (clippy and the docs: with CUDA and Vulkan, which contains
-//! the rest), and for the browser what the page is built from. Nothing is built a second time for the tests of the page: they drive the
-//! page of `dist/`.
+//! the rest), and for the browser what the page is built from. Nothing is built a second time for the
+//! tests of the page: they drive the page of `dist/`.
 
 use std::{
     ffi::OsStr,
