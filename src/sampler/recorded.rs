@@ -184,18 +184,15 @@ impl RecordedProcess {
         if self.steps_left() == 0 {
             return Ok(0);
         }
-        let taken = self.taken;
+        let (taken, row) = (self.taken, self.taken % noise_rows);
         if taken == 0 {
             self.provide_shifts(0..FIRST);
-        } else if taken == FIRST {
-            self.provide_shifts(FIRST..usize::MAX);
-        }
-        if taken == 0 {
             self.provide_noise(0..FIRST.min(noise_rows));
-        } else if taken.is_multiple_of(noise_rows) {
-            self.provide_noise(0..noise_rows);
-        } else if taken == FIRST && FIRST < noise_rows {
-            self.provide_noise(FIRST..noise_rows);
+        } else if taken == FIRST || row == 0 {
+            self.provide_noise(row..noise_rows);
+        }
+        if taken == FIRST {
+            self.provide_shifts(FIRST..usize::MAX);
         }
         // To where the tables of noise and frames begin again, or have not been filled yet.
         let room = |rows: usize| rows - self.taken % rows;
@@ -223,7 +220,7 @@ impl RecordedProcess {
     /// The embedding of these steps, as many as there are.
     fn provide_shifts(&self, steps: Range<usize>) {
         let steps = steps.start..steps.end.min(self.plan.len());
-        let Some(denoiser) = self.denoiser.as_ref().filter(|_| !steps.is_empty()) else {
+        let Some(denoiser) = &self.denoiser else {
             return;
         };
         let t: Vec<usize> = self.plan[steps.clone()].iter().map(|step| step.t).collect();

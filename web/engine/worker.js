@@ -3,8 +3,9 @@
 // Objects are for this file: {engine: "cpu"} downloads that build of the engine and starts it, telling
 // how many bytes have come. {engine: "cpu", port} says that the page is fetching it: its module comes
 // through the port, or null. {weights: {url, port}} says the same of a file which the engine is going to
-// ask for. Arrays are for the engine: they wait until it is there and owns `onmessage`. Whatever goes wrong is told as an event of the engine, in
-// the shape that web/protocol describes, so that the page has one kind of error to understand.
+// ask for. Arrays are for the engine: they wait until it is there and owns `onmessage`. Whatever goes wrong
+// is told as an event of the engine, in the shape that web/protocol describes, so that the page has one
+// kind of error to understand.
 
 const waiting = [];
 

@@ -4,7 +4,7 @@
 
 use cubecl::prelude::*;
 
-use super::{laid, zeros};
+use super::{laid, neighbours, zeros};
 
 /// Threads that share a query on a GPU.
 const TEAM: usize = 32;
@@ -223,11 +223,7 @@ fn attend_alone(
         while from < places {
             let mut sums = zeros(comptime!(shape.queries * shape.queries));
             for c in 0..channels {
-                let mut query = Sequence::<f32>::new();
-                #[unroll]
-                for i in 0..queries {
-                    query.push(qkv[q + c * places + i]);
-                }
+                let query = neighbours(qkv, q + c * places, queries);
                 multiply(
                     &mut sums,
                     qkv,
@@ -267,11 +263,7 @@ fn attend_alone(
         while from < channels {
             let mut sums = zeros(comptime!(shape.block() * shape.queries));
             for place in 0..places {
-                let mut weights = Sequence::<f32>::new();
-                #[unroll]
-                for i in 0..queries {
-                    weights.push(score[place * queries + i]);
-                }
+                let weights = neighbours(score.as_slice(), place * queries, queries);
                 multiply(
                     &mut sums,
                     qkv,
@@ -293,11 +285,7 @@ fn attend_alone(
         while to < channels {
             let mut sums = zeros(comptime!(shape.block() * shape.queries));
             for from in 0..channels {
-                let mut seen = Sequence::<f32>::new();
-                #[unroll]
-                for i in 0..queries {
-                    seen.push(mixed[from * queries + i]);
-                }
+                let seen = neighbours(mixed.as_slice(), from * queries, queries);
                 multiply(
                     &mut sums,
                     weight,

@@ -14,7 +14,7 @@
 
 use cubecl::prelude::*;
 
-use super::{laid, zeros};
+use super::{laid, neighbours, zeros};
 
 /// Places in a row that one thread computes. Every width of the network is a multiple of it.
 pub(super) const SEGMENT: usize = 7;
@@ -345,11 +345,7 @@ fn pass_by(
     weights: usize,
     #[comptime] tile: Tile,
 ) {
-    let mut seen = Sequence::<f32>::new();
-    #[unroll]
-    for p in 0..SEGMENT {
-        seen.push(x[from + p]);
-    }
+    let seen = neighbours(x, from, SEGMENT);
     multiply(weight, sums, &seen, weights, 1usize, 1usize, tile);
 }
 
@@ -432,11 +428,7 @@ fn convolve_together(
             let weights = channel * (kernel * kernel * channels_out) + rest;
             let from = c * plane + segment * comptime!(SEGMENT * tile.stride);
             for i in 0..kernel {
-                let mut seen = Sequence::<f32>::new();
-                #[unroll]
-                for j in 0..comptime!(tile.seen()) {
-                    seen.push(slab[from + i * columns + j]);
-                }
+                let seen = neighbours(&slab, from + i * columns, comptime!(tile.seen()));
                 let weights = weights + i * (kernel * channels_out);
                 multiply(
                     weight,
@@ -483,21 +475,9 @@ fn convolve_together(
             for round in 0..comptime!(tile.staged_shortcut() / tile.slices) {
                 let c = round * slices + slice;
                 let channel = clamp_max(first + c, both - 1);
-                let mut seen = Sequence::<f32>::new();
-                #[unroll]
-                for p in 0..SEGMENT {
-                    seen.push(slab[c * width + segment * SEGMENT + p]);
-                }
+                let from = c * width + segment * SEGMENT;
                 let weights = channel * channels_out + rest;
-                multiply(
-                    shortcut_weight,
-                    &mut sums,
-                    &seen,
-                    weights,
-                    1usize,
-                    1usize,
-                    tile,
-                );
+                pass_by(&slab, shortcut_weight, &mut sums, from, weights, tile);
             }
         }
     }
@@ -661,8 +641,7 @@ fn halved(place: usize, #[comptime] tile: Tile) -> usize {
     place
 }
 
-/// Adds the products of a row of values with a row of the kernel, for all channels of a thread. Values
-/// and weights have names of their own, and are no arrays: software would look each up in memory.
+/// Adds the products of a row of values with a row of the kernel, for all channels of a thread.
 #[cube]
 fn multiply(
     weight: &[f32],

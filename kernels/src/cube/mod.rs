@@ -452,6 +452,18 @@ pub(crate) fn rows<const D: usize>(x: &Tensor<D>, first: usize, count: usize) ->
     ))
 }
 
+/// So many values that follow each other, under names of their own: software would look each up in an
+/// array.
+#[cube]
+fn neighbours(x: &[f32], first: usize, #[comptime] count: usize) -> Sequence<f32> {
+    let mut found = Sequence::<f32>::new();
+    #[unroll]
+    for i in 0..count {
+        found.push(x[first + i]);
+    }
+    found
+}
+
 /// Sums to begin with.
 #[cube]
 fn zeros(#[comptime] length: usize) -> Array<f32> {
