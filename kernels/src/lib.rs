@@ -9,7 +9,8 @@
 //! In a browser it is the number of launches that a GPU waits for. [`conv2d_around`],
 //! [`concat_group_norm_silu`], [`attention`] and [`reverse_step`] each do in one launch what surrounds
 //! an operation in the network (feature `cubecl`), and a [`Recording`] issues all launches of a step
-//! at once, on the memory of a [`Resident`].
+//! at once, on the memory of a [`Resident`]. The CPU has these operations as well, and a recording of
+//! them allocates nothing.
 //!
 //! An engine for GPUs alone leaves the feature `cpu` out, and with it everything here that is not one of
 //! these kernels.
@@ -23,7 +24,7 @@
 // The backward halves have no caller without gradients.
 #![cfg_attr(not(feature = "train"), allow(dead_code))]
 
-use burn::tensor::{Device, Int, Tensor};
+use burn::tensor::{DType, Device, Int, Tensor};
 
 #[cfg(feature = "cpu")]
 mod cpu;
@@ -87,6 +88,23 @@ pub fn group_norm_silu(
     plain::group_norm_silu(x, gamma, beta, groups, epsilon, activate)
 }
 
+/// What there is for devices without an operation of their own: with gradients, or GPUs without our kernels.
+/// A build for the browser has no such device, and holds none of Burn's operations for one.
+macro_rules! or_else {
+    ($arguments:expr, $plain:expr) => {{
+        #[cfg(any(feature = "train", all(feature = "cpu", feature = "gpu")))]
+        return $plain;
+        #[cfg(not(any(feature = "train", all(feature = "cpu", feature = "gpu"))))]
+        not_made_for($arguments)
+    }};
+}
+
+/// No device of this build leads here: a valid network asks for nothing that its kernels are not made for.
+#[allow(dead_code)]
+fn not_made_for<T>(_: T) -> ! {
+    unreachable!("this build of `kernels` is for other devices")
+}
+
 /// u = x W + b for each row of `x`, followed by SiLU(u) if `activate`.
 ///
 /// # Shapes
@@ -100,9 +118,13 @@ pub fn linear(x: Tensor<2>, weight: Tensor<2>, bias: Tensor<2>, activate: bool) 
         return cube::linear(x, weight, bias, activate);
     }
     #[cfg(feature = "cpu")]
-    return plain::linear(x, weight, bias, activate);
-    #[cfg(not(feature = "cpu"))]
-    not_made_for((x, weight, bias, activate))
+    if cpu::computes_on(&x.device(), x.dtype()) {
+        return cpu::linear(x, weight, bias, activate);
+    }
+    or_else!(
+        (x, weight, bias, activate),
+        plain::linear(x, weight, bias, activate)
+    )
 }
 
 /// What surrounds a convolution in a U-Net. A GPU does it all in the launch of the convolution.
@@ -184,9 +206,13 @@ pub fn conv2d_around(
         return y;
     }
     #[cfg(feature = "cpu")]
-    return plain::around_a_convolution(cpu::resident_conv2d, x, weight, bias, around);
-    #[cfg(not(feature = "cpu"))]
-    not_made_for((x, weight, bias, around))
+    if cpu::computes_on(&x.device(), x.dtype()) {
+        return cpu::conv2d_around(x, weight, bias, around);
+    }
+    or_else!(
+        (x, weight, bias, around),
+        plain::around_a_convolution(conv2d, x, weight, bias, around)
+    )
 }
 
 /// [`group_norm_silu`] of the channels of `a`, then those of `b`, as one.
@@ -204,18 +230,27 @@ pub fn concat_group_norm_silu(
         return cube::group_norm_silu(a, b, gamma, beta, groups, epsilon, activate);
     }
     #[cfg(feature = "cpu")]
-    return group_norm_silu(plain::concat(a, b), gamma, beta, groups, epsilon, activate);
-    #[cfg(not(feature = "cpu"))]
-    not_made_for((a, b, gamma, beta, groups, epsilon, activate))
+    if cpu::computes_on(&a.device(), a.dtype()) {
+        return cpu::concat_group_norm_silu(a, b, gamma, beta, groups, epsilon, activate);
+    }
+    or_else!(
+        (a, b, gamma, beta, groups, epsilon, activate),
+        group_norm_silu(plain::concat(a, b), gamma, beta, groups, epsilon, activate)
+    )
 }
 
 /// The channels of two tensors one after the other, for [`concat_group_norm_silu`] and
 /// [`Shortcut`]: still apart on a device that joins them as it reads.
 pub fn concat(a: Tensor<4>, b: Tensor<4>) -> (Tensor<4>, Option<Tensor<4>>) {
-    if replays(&a.device()) {
+    #[cfg(feature = "cubecl")]
+    if cube::runs_on(&a.device(), a.dtype()) {
         return (a, Some(b));
     }
-    (Tensor::cat(vec![a, b], 1), None)
+    #[cfg(feature = "cpu")]
+    if cpu::computes_on(&a.device(), a.dtype()) {
+        return (cpu::joined(a, b), None);
+    }
+    or_else!((a, b), (plain::concat(a, Some(b)), None))
 }
 
 /// Self-attention with one head over all places of an image, its projection, and the way around it:
@@ -233,9 +268,13 @@ pub fn attention(x: Tensor<4>, qkv: Tensor<4>, weight: Tensor<4>, bias: Tensor<1
         return y;
     }
     #[cfg(feature = "cpu")]
-    return plain::attention_by(cpu::resident_conv2d, x, qkv, weight, bias);
-    #[cfg(not(feature = "cpu"))]
-    not_made_for((x, qkv, weight, bias))
+    if cpu::computes_on(&x.device(), x.dtype()) {
+        return cpu::attention(x, qkv, weight, bias);
+    }
+    or_else!(
+        (x, qkv, weight, bias),
+        plain::attention_by(conv2d, x, qkv, weight, bias)
+    )
 }
 
 /// The same weight, laid out once and for all as this device's [`conv2d_around`] with that stride
@@ -264,13 +303,14 @@ pub fn on_software(yes: bool) {
 
 /// Whether steps can be recorded on this device, and issued again as a whole.
 pub fn replays(device: &Device) -> bool {
-    #[cfg(feature = "cubecl")]
-    return cube::runs_on(device, burn::tensor::DType::F32);
-    #[cfg(not(feature = "cubecl"))]
-    {
-        let _ = device;
-        false
+    #[cfg(feature = "cpu")]
+    if cpu::computes_on(device, DType::F32) {
+        return true;
     }
+    #[cfg(feature = "cubecl")]
+    return cube::runs_on(device, DType::F32);
+    #[cfg(not(feature = "cubecl"))]
+    false
 }
 
 /// A step's last act: what the network predicts becomes the next state (see `fashion_ddpm::sampler`
@@ -283,9 +323,13 @@ pub fn replays(device: &Device) -> bool {
 /// On a device that does not replay: there is no [`Resident`] for it.
 pub fn reverse_step(prediction: Tensor<4>, state: &Resident) {
     #[cfg(feature = "cubecl")]
-    cube::reverse_step(prediction, state);
-    #[cfg(not(feature = "cubecl"))]
-    not_made_for((prediction, state));
+    if cube::runs_on(&prediction.device(), prediction.dtype()) {
+        return cube::reverse_step(prediction, state);
+    }
+    #[cfg(feature = "cpu")]
+    return cpu::reverse_step(prediction, state);
+    #[cfg(not(feature = "cpu"))]
+    not_made_for((prediction, state))
 }
 
 /// Overwrites a tensor of a [`Resident`] in place.
@@ -294,9 +338,13 @@ pub fn reverse_step(prediction: Tensor<4>, state: &Resident) {
 /// If the shapes differ, or on a device that does not replay.
 pub fn assign<const D: usize>(target: &Tensor<D>, source: Tensor<D>) {
     #[cfg(feature = "cubecl")]
-    cube::assign(target, source);
-    #[cfg(not(feature = "cubecl"))]
-    not_made_for((target, source));
+    if cube::runs_on(&target.device(), target.dtype()) {
+        return cube::assign(target, source);
+    }
+    #[cfg(feature = "cpu")]
+    return cpu::assign(target, source);
+    #[cfg(not(feature = "cpu"))]
+    not_made_for((target, source))
 }
 
 /// [`assign`] for integers.
@@ -305,9 +353,13 @@ pub fn assign<const D: usize>(target: &Tensor<D>, source: Tensor<D>) {
 /// As it does.
 pub fn assign_integers(target: &Tensor<1, Int>, source: Tensor<1, Int>) {
     #[cfg(feature = "cubecl")]
-    cube::assign_integers(target, source);
-    #[cfg(not(feature = "cubecl"))]
-    not_made_for((target, source));
+    if cube::runs_on(&target.device(), DType::F32) {
+        return cube::assign_integers(target, source);
+    }
+    #[cfg(feature = "cpu")]
+    return cpu::assign_integers(target, source);
+    #[cfg(not(feature = "cpu"))]
+    not_made_for((target, source))
 }
 
 /// Some entries of the first dimension of a [`Resident`]'s tensor, for reading: the same memory,
@@ -317,25 +369,26 @@ pub fn assign_integers(target: &Tensor<1, Int>, source: Tensor<1, Int>) {
 /// If there are not so many, or on a device that does not replay.
 pub fn rows<const D: usize>(x: &Tensor<D>, first: usize, count: usize) -> Tensor<D> {
     #[cfg(feature = "cubecl")]
-    return cube::rows(x, first, count);
-    #[cfg(not(feature = "cubecl"))]
+    if cube::runs_on(&x.device(), x.dtype()) {
+        return cube::rows(x, first, count);
+    }
+    #[cfg(feature = "cpu")]
+    return cpu::rows(x, first, count);
+    #[cfg(not(feature = "cpu"))]
     not_made_for((x, first, count))
-}
-
-/// No device of this build leads here: without `cubecl` it gives out no [`Resident`], and for GPUs alone
-/// it has a kernel for everything that a valid network asks for.
-#[cfg(not(all(feature = "cpu", feature = "cubecl")))]
-fn not_made_for<T>(_: T) -> ! {
-    unreachable!("this build of `kernels` is for other devices")
 }
 
 /// How often work is done in earnest before it is recorded.
 pub const IN_EARNEST: usize = 2;
 
-/// A sequence of launches, recorded once.
-pub struct Recording {
+/// A sequence of launches, or of operations, recorded once.
+pub struct Recording(Graph);
+
+enum Graph {
     #[cfg(feature = "cubecl")]
-    graph: cube::Graph,
+    Gpu(cube::Graph),
+    #[cfg(feature = "cpu")]
+    Cpu(cpu::Graph),
 }
 
 impl std::fmt::Debug for Recording {
@@ -346,32 +399,43 @@ impl std::fmt::Debug for Recording {
 
 impl Recording {
     /// Runs `work` [`IN_EARNEST`] times in earnest, so that all it needs is compiled and allocated, and
-    /// then only on paper: so many `times`, which a replay repeats.
+    /// then only on paper: so many `times`, which a replay repeats. On the CPU only the operations of this
+    /// crate are noticed.
     ///
     /// # Errors
     /// The device's complaint, where it does not replay. The device may then refuse other recordings.
     pub fn of(device: &Device, times: usize, work: impl FnMut()) -> Result<Self, String> {
         #[cfg(feature = "cubecl")]
-        return cube::Graph::capture(device, times, work).map(|graph| Self { graph });
-        #[cfg(not(feature = "cubecl"))]
-        {
-            let _ = (device, times, work);
-            Err("this build has no kernels that replay".to_owned())
+        if cube::runs_on(device, DType::F32) {
+            return cube::Graph::capture(device, times, work).map(|graph| Self(Graph::Gpu(graph)));
         }
+        #[cfg(feature = "cpu")]
+        if cpu::computes_on(device, DType::F32) {
+            return Ok(Self(Graph::Cpu(cpu::Graph::capture(times, work))));
+        }
+        let _ = (times, work);
+        Err(format!("steps cannot be recorded on {device:?}"))
     }
 
     /// Issues the launches once more, on the memory they were recorded with.
     ///
     /// # Safety
-    /// Every tensor that the recorded work did not make itself must still be alive.
+    /// Every tensor that the recorded work did not make itself must still be alive, and no one else may be
+    /// reading or writing them.
     ///
     /// # Errors
     /// The device's complaint.
     pub unsafe fn replay(&self) -> Result<(), String> {
-        #[cfg(feature = "cubecl")]
-        // SAFETY: the caller's promise.
-        return unsafe { self.graph.replay() };
-        #[cfg(not(feature = "cubecl"))]
-        not_made_for(self)
+        match &self.0 {
+            #[cfg(feature = "cubecl")]
+            // SAFETY: the caller's promise.
+            Graph::Gpu(graph) => unsafe { graph.replay() },
+            #[cfg(feature = "cpu")]
+            Graph::Cpu(graph) => {
+                // SAFETY: the caller's promise.
+                unsafe { graph.replay() };
+                Ok(())
+            }
+        }
     }
 }

@@ -55,16 +55,11 @@ pub fn conv2d_around(
     bias: Option<Tensor<1>>,
     around: Around,
 ) -> Tensor<4> {
-    around_a_convolution(same_size, x, weight, bias, around)
+    around_a_convolution(conv2d, x, weight, bias, around)
 }
 
-/// A convolution with a padding of half the kernel: x, weight, bias and stride.
-type Convolution = fn(Tensor<4>, Tensor<4>, Option<Tensor<1>>, usize) -> Tensor<4>;
-
-fn same_size(x: Tensor<4>, weight: Tensor<4>, bias: Option<Tensor<1>>, stride: usize) -> Tensor<4> {
-    let padding = weight.dims()[2] / 2;
-    conv2d(x, weight, bias, stride, padding)
-}
+/// x, weight, bias, stride and padding.
+type Convolution = fn(Tensor<4>, Tensor<4>, Option<Tensor<1>>, usize, usize) -> Tensor<4>;
 
 /// What surrounds a convolution, in Burn's operations, and the convolution by `conv2d`.
 pub(crate) fn around_a_convolution(
@@ -74,12 +69,13 @@ pub(crate) fn around_a_convolution(
     bias: Option<Tensor<1>>,
     around: Around,
 ) -> Tensor<4> {
+    let padding = weight.dims()[2] / 2;
     let x = match around.repeat {
         1 => x,
         times => x.repeat_dim(0, times),
     };
     let x = double(fold(x, around.fold), around.upsample);
-    let mut y = conv2d(x, weight, bias, around.stride);
+    let mut y = conv2d(x, weight, bias, around.stride, padding);
     if let Some(shifts) = around.shifts {
         let [_, channels, ..] = y.dims();
         let columns = shifts.first..shifts.first + channels;
@@ -96,7 +92,7 @@ pub(crate) fn around_a_convolution(
     }
     if let Some(shortcut) = around.shortcut {
         let x = concat(shortcut.x, shortcut.concat);
-        y = y + conv2d(x, shortcut.weight, None, 1);
+        y = y + conv2d(x, shortcut.weight, None, 1, 0);
     }
     unfold(y, around.unfold)
 }
@@ -157,7 +153,7 @@ pub fn concat_group_norm_silu(
 
 /// The plain twin of [`crate::attention`].
 pub fn attention(x: Tensor<4>, qkv: Tensor<4>, weight: Tensor<4>, bias: Tensor<1>) -> Tensor<4> {
-    attention_by(same_size, x, qkv, weight, bias)
+    attention_by(conv2d, x, qkv, weight, bias)
 }
 
 pub(crate) fn attention_by(
@@ -175,7 +171,7 @@ pub(crate) fn attention_by(
     let scores = q.swap_dims(1, 2).matmul(k) * scale;
     let mixed = v.matmul(softmax(scores, 2).swap_dims(1, 2));
     let mixed = mixed.reshape([batch, channels, height, width]);
-    x + conv2d(mixed, weight, Some(bias), 1)
+    x + conv2d(mixed, weight, Some(bias), 1, 0)
 }
 
 /// The plain twin of [`crate::reverse_step`], which changes nothing: the next state, the clipped

@@ -1,5 +1,7 @@
 //! What a walk from noise to image keeps on the device, so that a step needs nothing from the host.
 
+#[cfg(feature = "cpu")]
+use burn::tensor::DType;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
 /// Columns of [`Resident::coefficients`].
@@ -72,7 +74,7 @@ impl Resident {
         Some(Self {
             x: zeros(image, device),
             previous: zeros(image, device),
-            rows: Tensor::from_data(TensorData::zeros::<i32, _>([halves * images]), device),
+            rows: integer_zeros(halves * images, device),
             coefficients: zeros([steps, COEFFICIENTS], device),
             shifts: zeros([halves * steps, channels], device),
             noise: zeros([noise_rows, images, size, size], device),
@@ -81,11 +83,24 @@ impl Resident {
     }
 }
 
-/// Zeros in the order of their indices: on some devices Burn leaves room at the end of each row.
+/// Zeros in the order of their indices, in memory that can be overwritten: on some devices Burn leaves room
+/// at the end of each row, and on the CPU it shares what it takes for constant.
 fn zeros<const D: usize>(shape: [usize; D], device: &Device) -> Tensor<D> {
+    #[cfg(feature = "cpu")]
+    if crate::cpu::computes_on(device, DType::F32) {
+        return crate::cpu::zeros(shape);
+    }
     let zeros = Tensor::zeros(shape, device);
     #[cfg(feature = "cubecl")]
     return crate::cube::in_order(zeros);
     #[cfg(not(feature = "cubecl"))]
     zeros
+}
+
+fn integer_zeros(length: usize, device: &Device) -> Tensor<1, Int> {
+    #[cfg(feature = "cpu")]
+    if crate::cpu::computes_on(device, DType::F32) {
+        return crate::cpu::integer_zeros(length);
+    }
+    Tensor::from_data(TensorData::zeros::<i32, _>([length]), device)
 }

@@ -3,7 +3,8 @@
 //! A browser takes longer to hand a GPU the launches of a step than the GPU takes to run them. So
 //! one step is recorded, once, and a walk is that recording issued again and again. Whatever differs
 //! from step to step stands in tables on the device, a row a step; each image counts its steps
-//! there, and nothing goes up or down in between. The arithmetic is [`Step`]'s.
+//! there, and nothing goes up or down in between. The arithmetic is [`Step`]'s. On the CPU, a step that
+//! was recorded allocates nothing.
 //!
 //! Issuing a recording is a submission, which costs a browser as much as many launches. Where steps
 //! are fast, [`STRIDE`] of them are issued as one.
@@ -57,23 +58,23 @@ pub struct RecordedProcess {
 
 impl RecordedProcess {
     /// Records a step of `unet` for this many images, with guidance or without; `timesteps` is T.
-    /// Everything that a step needs is compiled on the way. `None` where the device does not
-    /// replay: use [`super::ReverseProcess`] there.
+    /// Everything that a step needs is compiled on the way.
     ///
     /// # Errors
-    /// The device's complaint.
+    /// The device's complaint, where it does not replay: use [`super::ReverseProcess`] there.
     pub fn record(
         unet: &UNet,
         timesteps: usize,
         images: usize,
         guided: bool,
         device: &Device,
-    ) -> Option<Result<Self, String>> {
+    ) -> Result<Self, String> {
         let shape = shape(unet, timesteps, images, guided);
-        let state = Resident::new(shape, device)?;
+        let state = Resident::new(shape, device)
+            .ok_or_else(|| format!("steps cannot be recorded on {device:?}"))?;
         let unet = unet.resident();
-        let recording = Recording::of(device, 1, || launch(&unet, &state));
-        Some(recording.map(|recording| Self {
+        let recording = Recording::of(device, 1, || launch(&unet, &state))?;
+        Ok(Self {
             recording,
             stride: None,
             state,
@@ -85,7 +86,7 @@ impl RecordedProcess {
             seed: 0,
             streams: Vec::new(),
             taken: 0,
-        }))
+        })
     }
 
     /// One step of one image for nothing, whatever the weights are: on a device that replays, all that a
@@ -211,7 +212,7 @@ impl RecordedProcess {
             }
             _ => (&self.recording, 1),
         };
-        // SAFETY: the state and the weights live as long as the recordings.
+        // SAFETY: the state and the weights live as long as the recordings, and nobody else has them.
         unsafe { recording.replay() }?;
         self.taken += steps;
         Ok(steps)

@@ -4,8 +4,9 @@ use std::f64::consts::FRAC_PI_2;
 
 use burn::tensor::{Tensor, TensorData};
 use fashion_ddpm::{
-    BetaSchedule, Denoiser, Frame, NoiseSchedule, PredictNoise, ReverseProcess, Sampler,
-    noise::{PIXELS, gaussian},
+    BetaSchedule, Denoiser, Frame, Garment, NoiseSchedule, PredictNoise, RecordedProcess,
+    ReverseProcess, Sampler,
+    noise::{PIXELS, gaussian, gaussian_batch},
     sampler::to_pixels,
 };
 use fashion_ddpm_tests::{data, distance, load, values};
@@ -283,5 +284,59 @@ fn the_same_seed_is_the_same_picture_in_any_batch() {
             distance(&all[..PIXELS], &all[PIXELS..2 * PIXELS]) > 0.5,
             "one picture for all"
         );
+    }
+}
+
+/// Recorded on the CPU, a walk leads where it leads step by step, frame for frame, and so does the next one
+/// of its kind. What remains of a difference is the order in which guidance is rounded.
+#[test]
+fn a_recorded_walk_is_the_walk() {
+    let device = kernels::cpu();
+    let unet = load(&data("tiny.bpk")).unet;
+    let schedule = schedule(BetaSchedule::Cosine);
+    for (images, garment, scale) in [(1, None, 1.0), (3, Some(Garment::Coat), 2.5)] {
+        let denoiser = Denoiser::new(unet.clone(), T, garment, scale, &device);
+        let guided = denoiser.is_guided();
+        let mut recorded =
+            RecordedProcess::record(&unet, T, images, guided, &device).expect("the CPU replays");
+        assert_eq!(recorded.kind(), (images, guided));
+        // Steps by sixteens and one by one, and noise and log begun anew.
+        for (seed, sampler, steps) in [
+            (1, Sampler::Ddpm, 150),
+            (2, Sampler::Ddim { eta: 0.5 }, 40),
+            (3, Sampler::DpmSolverMultistep, 7),
+        ] {
+            let plan = sampler.plan(&schedule, steps).unwrap();
+            let streams: Vec<(u32, u32)> = (0..images as u32).map(|i| (4 + i, i)).collect();
+            let x_t = gaussian_batch(seed, 4..4 + images as u32, 0, T, &device);
+            let mut process = ReverseProcess::resume(
+                denoiser.clone(),
+                plan.clone(),
+                seed,
+                streams.clone(),
+                x_t.clone(),
+            );
+            recorded.start(&denoiser, plan, seed, streams, x_t);
+            let mut taken = 0;
+            while recorded.steps_left() > 0 {
+                let steps = recorded.steps(16).unwrap();
+                for step in taken..taken + steps {
+                    let frame = process.step().expect("as many steps");
+                    let log = values(recorded.frames(step, 1));
+                    let (x_t, pred_noise) = log.split_at(images * PIXELS);
+                    for (what, found, expected) in [
+                        ("x_t", x_t, values(frame.x_t)),
+                        ("noise", pred_noise, values(frame.pred_noise)),
+                    ] {
+                        let off = distance(found, &expected);
+                        assert!(off < 1e-5, "{sampler}, step {step}: {what} off by {off}");
+                    }
+                }
+                taken += steps;
+            }
+            assert!(process.step().is_none());
+            let off = distance(&values(recorded.x()), &values(process.x()));
+            assert!(off < 1e-5, "{sampler}: x_0 off by {off}");
+        }
     }
 }

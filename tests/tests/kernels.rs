@@ -1,4 +1,4 @@
-//! Our kernels for GPUs against their plain twins on the CPU, in browsers whose WebGPU is of different
+//! Our kernels for GPUs and for the CPU against their plain twins, in browsers whose WebGPU is of different
 //! make: what `kernels/examples/twins` compares there, judged here.
 
 use std::collections::BTreeMap;
@@ -34,32 +34,31 @@ fn kernels_equal_their_plain_twins_in_firefox() {
     kernels_equal_their_plain_twins(&Browser::firefox());
 }
 
-/// Every kernel equals its twin, in the cut for GPUs and in the cut for software.
+/// Every kernel equals its twin, in the cut for GPUs, in the cut for software, and on the CPU.
 fn kernels_equal_their_plain_twins(browser: &Browser) {
     let server = Server::of(prepared("FASHION_DDPM_TWINS"));
     server.add(
         "twins.html",
         b"<!doctype html><title>Twins</title>".to_vec(),
     );
-    for software in [true, false] {
+    for subject in ["software", "gpu", "cpu"] {
         // A page of its own, and with it a device of its own.
         browser.open(&server.url("twins.html"));
-        let rows = browser.script_async(COMPARE, json!([software]));
+        let rows = browser.script_async(COMPARE, json!([subject]));
         let rows: Vec<(String, String, Value, f64)> = serde_json::from_value(rows).expect("rows");
-        let cut = if software { "software" } else { "GPU" };
         let mut counts = BTreeMap::new();
         let mut off = Vec::new();
         for (kernel, case, distance, ms) in &rows {
-            println!("{cut}: {kernel}, {case}: off by {distance}, {ms:.0} ms");
+            println!("{subject}: {kernel}, {case}: off by {distance}, {ms:.0} ms");
             *counts.entry(kernel.as_str()).or_insert(0) += 1;
             // What is no number is no small one.
             if !distance.as_f64().is_some_and(|d| d < TOLERANCE) {
                 off.push(format!("{kernel}, {case}: {distance}"));
             }
         }
-        assert!(off.is_empty(), "cut for {cut}: {off:#?}");
+        assert!(off.is_empty(), "{subject}: {off:#?}");
         let counts: Vec<_> = counts.into_iter().collect();
-        assert_eq!(counts, COMPARISONS, "cut for {cut}: cases of each kernel");
+        assert_eq!(counts, COMPARISONS, "{subject}: cases of each kernel");
     }
 }
 

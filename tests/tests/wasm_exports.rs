@@ -77,14 +77,28 @@ fn the_cpu_engine_runs_its_constructors_once() {
 }
 
 /// What computes Burn's matrix products on GPUs is in modules of the first name, its convolution in the
-/// second, its CPU backend in the third.
+/// second, its CPU backend in the third. On the CPU it is the crate `gemm`, and what attention and the
+/// embedding were made of is in modules of the other two names.
 #[test]
-fn the_webgpu_engine_holds_none_of_burns_matrix_products() {
-    let names = functions(&module("engine-webgpu.wasm"));
-    let with = |part: &str| names.iter().filter(|name| name.contains(part)).count();
-    assert!(with("kernels4cube") > 0, "ours are seen");
-    for part in ["multi_level", "cubek_convolution", "burn_flex"] {
-        assert_eq!(with(part), 0, "functions of {part}");
+fn the_engines_hold_none_of_burns_matrix_products() {
+    for (module_name, own, foreign) in [
+        (
+            "engine-webgpu.wasm",
+            "kernels4cube",
+            ["multi_level", "cubek_convolution", "burn_flex"],
+        ),
+        (
+            "engine-cpu.wasm",
+            "kernels3cpu",
+            ["gemm", "matmul", "softmax"],
+        ),
+    ] {
+        let names = functions(&module(module_name));
+        let with = |part: &str| names.iter().filter(|name| name.contains(part)).count();
+        assert!(with(own) > 0, "ours are seen");
+        for part in foreign {
+            assert_eq!(with(part), 0, "functions of {part} in {module_name}");
+        }
     }
 }
 

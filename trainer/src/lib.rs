@@ -10,7 +10,7 @@
 //! | what a killed run goes on from | `checkpoint.rs` |
 //! | files of tensors with a checksum | `sealed.rs` |
 //! | a run's folder: checkpoints, log, loss curve, grids | `run.rs`, `curve.rs` |
-//! | walks through the reverse process, recorded where the device replays | `walk.rs` |
+//! | walks through the reverse process, recorded where that can be trusted | `walk.rs` |
 //! | garments from weights, to PNG and NPY | `sample.rs`, `picture.rs` |
 //! | the classifier that looks at samples | `judge.rs` |
 //! | how good samples are | `evaluate.rs`, and the mathematics of it in `metrics.rs` |

@@ -1,4 +1,4 @@
-//! Walks through the reverse process: recorded where the device replays, step by step elsewhere.
+//! Walks through the reverse process: recorded where that can be trusted, step by step elsewhere.
 
 use std::ops::{ControlFlow, Range};
 
@@ -149,11 +149,13 @@ impl<'a> Walker<'a> {
         if self.distrusted {
             return None;
         }
-        let (images, guided) = kind;
-        let recorded =
-            RecordedProcess::record(self.unet, self.timesteps(), images, guided, self.device)?;
+        let ((images, guided), timesteps) = (kind, self.timesteps());
+        let recorded = RecordedProcess::record(self.unet, timesteps, images, guided, self.device);
         let tried = recorded.and_then(|mut recorded| {
-            self.try_out(&mut recorded, walk, denoiser, streams, x_t)?;
+            // The CPU has nobody else to ask.
+            if *self.device != kernels::cpu() {
+                self.try_out(&mut recorded, walk, denoiser, streams, x_t)?;
+            }
             Ok(recorded)
         });
         match tried {

@@ -1,22 +1,61 @@
 //! The comparisons. Each reads back what the kernel made, and waits for it: a browser cannot block.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    str::FromStr,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use burn::tensor::{Device, Distribution, Int, Tensor, TensorData};
 use cubecl::logging::{LaunchObservation, LaunchObserver};
 use kernels::{Around, COEFFICIENTS, Recording, Resident, ResidentShape, Shifts, Shortcut, plain};
 
-/// Runs all of them, cut as for a GPU or as for software, and reports each: the kernel, the case, and
-/// how far the kernel is off, see [`distance`].
+/// What is compared with the twins.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Subject {
+    /// The kernels for GPUs, cut for one.
+    Gpu,
+    /// The same, cut for a GPU that is software.
+    Software,
+    /// The CPU's own operations, recorded.
+    Cpu,
+}
+
+impl FromStr for Subject {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<Self, String> {
+        match word {
+            "gpu" => Ok(Self::Gpu),
+            "software" => Ok(Self::Software),
+            "cpu" => Ok(Self::Cpu),
+            _ => Err(format!("compare what: gpu, software or cpu? Not {word}")),
+        }
+    }
+}
+
+/// Runs all of them, and reports each: the kernel, the case, and how far the kernel is off, see
+/// [`distance`].
 ///
 /// # Errors
 /// Where there is no GPU, or a kernel leaves a case to others.
-pub(crate) async fn all(software: bool, report: impl FnMut(&str, &str, f32)) -> Result<(), String> {
-    kernels::on_software(software);
+pub(crate) async fn all(
+    subject: Subject,
+    report: impl FnMut(&str, &str, f32),
+) -> Result<(), String> {
+    kernels::on_software(subject == Subject::Software);
     kernels::cpu().seed(1);
-    let gpu = Device::wgpu_options().init_async().await;
-    let gpu = gpu.map_err(|error| error.to_string())?;
-    let mut comparisons = Comparisons { gpu, report };
+    let device = match subject {
+        Subject::Cpu => kernels::cpu(),
+        _ => {
+            let gpu = Device::wgpu_options().init_async().await;
+            gpu.map_err(|error| error.to_string())?
+        }
+    };
+    let mut comparisons = Comparisons {
+        subject,
+        device,
+        report,
+    };
     comparisons.conv2d().await?;
     comparisons.conv2d_around().await?;
     comparisons.group_norm_silu().await?;
@@ -26,11 +65,12 @@ pub(crate) async fn all(software: bool, report: impl FnMut(&str, &str, f32)) -> 
 }
 
 struct Comparisons<Report> {
-    gpu: Device,
+    subject: Subject,
+    device: Device,
     report: Report,
 }
 
-/// The same tensor on the GPU and on the CPU.
+/// The same tensor on the device and on the CPU.
 type Pair<const D: usize> = [Tensor<D>; 2];
 
 /// A convolution and what surrounds it.
@@ -216,8 +256,9 @@ impl<Report: FnMut(&str, &str, f32)> Comparisons<Report> {
             }
         }
         let [around, twin_around] = arounds;
-        let own = in_one_launch("conv2d", || {
-            kernels::conv2d_around(x, weight, Some(bias), around)
+        let own = self.made("conv2d", || {
+            let (x, weight, bias) = (x.clone(), weight.clone(), bias.clone());
+            kernels::conv2d_around(x, weight, Some(bias), around.clone())
         })?;
         let twin = plain::conv2d_around(twin_x, twin_weight, Some(twin_bias), twin_around);
         self.compare(name, &title, own, twin).await
@@ -242,7 +283,8 @@ impl<Report: FnMut(&str, &str, f32)> Comparisons<Report> {
                 let both = channels[0] + channels[1];
                 let [gamma, twin_gamma] = self.pair([both]).await?;
                 let [beta, twin_beta] = self.pair([both]).await?;
-                let own = in_one_launch("group_norm_silu", || {
+                let own = self.made("group_norm_silu", || {
+                    let (a, b, gamma, beta) = (a.clone(), b.clone(), gamma.clone(), beta.clone());
                     kernels::concat_group_norm_silu(a, b, gamma, beta, groups, 1e-5, activate)
                 })?;
                 let twin = plain::concat_group_norm_silu(
@@ -264,7 +306,9 @@ impl<Report: FnMut(&str, &str, f32)> Comparisons<Report> {
             let weight = self.pair([channels, channels, 1, 1]).await?;
             let [weight, twin_weight] = resident(weight, 1);
             let [bias, twin_bias] = self.pair([channels]).await?;
-            let own = in_one_launch("attention", || kernels::attention(x, qkv, weight, bias))?;
+            let own = self.made("attention", || {
+                kernels::attention(x.clone(), qkv.clone(), weight.clone(), bias.clone())
+            })?;
             let twin = plain::attention(twin_x, twin_qkv, twin_weight, twin_bias);
             self.compare("attention", &title, own, twin).await?;
         }
@@ -283,7 +327,9 @@ impl<Report: FnMut(&str, &str, f32)> Comparisons<Report> {
             let [x, twin_x] = self.pair([rows, d_in]).await?;
             let [weight, twin_weight] = self.pair([d_in, d_out]).await?;
             let [bias, twin_bias] = self.pair([bias_rows, d_out]).await?;
-            let own = in_one_launch("linear", || kernels::linear(x, weight, bias, activate))?;
+            let own = self.made("linear", || {
+                kernels::linear(x.clone(), weight.clone(), bias.clone(), activate)
+            })?;
             let twin = plain::linear(twin_x, twin_weight, twin_bias, activate);
             self.compare("linear", &title, own, twin).await?;
         }
@@ -314,8 +360,8 @@ impl<Report: FnMut(&str, &str, f32)> Comparisons<Report> {
                 let row = |i: usize| (step + i / images * STEPS) as i32;
                 (0..halves * images).map(row).collect()
             };
-            let state = Resident::new(shape, &self.gpu).ok_or("this device does not replay")?;
-            let recording = Recording::of(&self.gpu, 1, || {
+            let state = Resident::new(shape, &self.device).ok_or("this device does not replay")?;
+            let recording = Recording::of(&self.device, 1, || {
                 kernels::reverse_step(prediction.clone(), &state);
             })?;
             // Recording has taken steps in earnest.
@@ -323,7 +369,7 @@ impl<Report: FnMut(&str, &str, f32)> Comparisons<Report> {
             kernels::assign(&state.noise, noise);
             kernels::assign(&state.x, x);
             kernels::assign(&state.previous, previous);
-            kernels::assign_integers(&state.rows, integers(&rows(0), &self.gpu));
+            kernels::assign_integers(&state.rows, integers(&rows(0), &self.device));
             let mut twin = Resident {
                 x: twin_x,
                 previous: twin_previous,
@@ -334,8 +380,8 @@ impl<Report: FnMut(&str, &str, f32)> Comparisons<Report> {
                 log: Tensor::zeros([5, 2 * images, 28, 28], &kernels::cpu()),
             };
             for step in 0..STEPS {
-                // SAFETY: all that was recorded is alive.
-                unsafe { recording.replay() }?;
+                // SAFETY: all that was recorded is alive, and nobody is reading it.
+                unsafe { self.replay(&recording) }?;
                 let [next, pred_x_start, logged] =
                     plain::reverse_step(twin_prediction.clone(), &twin);
                 let entry = kernels::rows(&state.log, step % 5, 1);
@@ -364,13 +410,48 @@ impl<Report: FnMut(&str, &str, f32)> Comparisons<Report> {
         Ok(())
     }
 
+    /// What our kernel of this name makes: on a GPU in one launch, which is what it is for, and where another
+    /// does the work, nothing of ours is compared; on the CPU the second time that it is asked to.
+    fn made<const D: usize>(
+        &self,
+        kernel: &str,
+        work: impl Fn() -> Tensor<D>,
+    ) -> Result<Tensor<D>, String> {
+        if self.subject != Subject::Cpu {
+            return in_one_launch(kernel, work);
+        }
+        let mut made = None;
+        let recording = Recording::of(&self.device, 1, || made = Some(work()))?;
+        let made = made.ok_or("nothing was recorded")?;
+        kernels::assign(&made, made.zeros_like());
+        // SAFETY: `work` still holds what is read, and nobody is reading the result.
+        unsafe { self.replay(&recording) }.map_err(|error| format!("{kernel}: {error}"))?;
+        Ok(made)
+    }
+
+    /// Replays, on the CPU without a single allocation.
+    ///
+    /// # Safety
+    /// As [`Recording::replay`].
+    unsafe fn replay(&self, recording: &Recording) -> Result<(), String> {
+        let before = crate::allocations();
+        // SAFETY: the caller's promise.
+        unsafe { recording.replay() }?;
+        match crate::allocations() - before {
+            count if count > 0 && self.subject == Subject::Cpu => {
+                Err(format!("{count} allocations in a replay"))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Random numbers, normally distributed.
     async fn pair<const D: usize>(&self, shape: [usize; D]) -> Result<Pair<D>, String> {
         let distribution = Distribution::Normal(0.0, 1.0);
         let twin = Tensor::random(shape, distribution, &kernels::cpu());
         let data = twin.clone().into_data_async().await;
         let data = data.map_err(|error| error.to_string())?;
-        Ok([Tensor::from_data(data, &self.gpu), twin])
+        Ok([Tensor::from_data(data, &self.device), twin])
     }
 
     async fn compare<const D: usize>(
@@ -433,8 +514,7 @@ impl LaunchObserver for Launches {
     }
 }
 
-/// What our kernel of this name makes. That it is one launch is what it is for; and where another
-/// does the work, nothing of ours is compared.
+/// What our kernel of this name makes, and nobody else.
 fn in_one_launch<const D: usize>(
     kernel: &str,
     work: impl FnOnce() -> Tensor<D>,
@@ -454,7 +534,7 @@ fn in_one_launch<const D: usize>(
     }
 }
 
-/// The weight as the GPU's kernels read it.
+/// The weight as our kernels read it.
 fn resident([own, twin]: Pair<4>, stride: usize) -> Pair<4> {
     [kernels::resident_weight(own, stride), twin]
 }

@@ -1,4 +1,4 @@
-//! Every kernel for GPUs against its plain twin on the CPU, in the browser.
+//! Every kernel for GPUs, and the CPU's own operations, against their plain twins, in the browser.
 //!
 //! `cargo xtask test` builds this with the page's Burn, and `tests/tests/kernels.rs` runs it in
 //! Chromium. An example and no test, because a test would be built with another Burn (its harness
@@ -7,6 +7,37 @@
 
 #[cfg(target_arch = "wasm32")]
 mod comparisons;
+
+use std::{
+    alloc::{GlobalAlloc, Layout, System},
+    sync::atomic::{AtomicUsize, Ordering},
+};
+
+/// The system's allocator, and how often it was asked for memory.
+struct Counting(AtomicUsize);
+
+// SAFETY: the system's allocator does it all.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: the caller's promise is the same.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+        // SAFETY: the caller's promise is the same.
+        unsafe { System.dealloc(at, layout) }
+    }
+}
+
+#[global_allocator]
+static MEMORY: Counting = Counting(AtomicUsize::new(0));
+
+/// How often memory was asked for.
+#[cfg(target_arch = "wasm32")]
+fn allocations() -> usize {
+    MEMORY.0.load(Ordering::Relaxed)
+}
 
 fn main() {
     #[cfg(target_arch = "wasm32")]
@@ -33,10 +64,10 @@ mod border {
         std::panic::set_hook(Box::new(|info| wasm_bindgen::throw_str(&info.to_string())));
     }
 
-    /// Compares all kernels, cut as for a GPU or as for software. A row each: the kernel, the case,
+    /// Compares all kernels of a subject: `gpu`, `software` or `cpu`. A row each: the kernel, the case,
     /// how far it is off, and the milliseconds it took.
     #[wasm_bindgen]
-    pub async fn compare(software: bool) -> Result<Array, JsValue> {
+    pub async fn compare(subject: &str) -> Result<Array, JsValue> {
         let rows = Array::new();
         let mut begun = Date::now();
         let report = |kernel: &str, case: &str, off: f32| {
@@ -49,7 +80,7 @@ mod border {
             ));
             begun = now;
         };
-        comparisons::all(software, report).await?;
+        comparisons::all(subject.parse()?, report).await?;
         Ok(rows)
     }
 }

@@ -13,39 +13,15 @@
 use std::cell::Cell;
 
 use burn::backend::{Flex, flex::FlexTensor};
-use gemm::Parallelism;
 
 use crate::cpu::{
-    CpuOperations, CpuResident,
+    CpuOperations,
     matrix::{Matrix, multiply, with_scratch},
-    parallel::{add_up, for_each_piece},
+    parallel::{Threads, add_up, for_each_piece},
     primitive::{Values, dims, tensor},
     simd::{for_each_instruction_set, sum},
-    winograd::{self, Kernels, Winograd},
+    winograd::Winograd,
 };
-
-impl CpuResident for Flex {
-    fn cpu_transformed(weight: FlexTensor) -> FlexTensor {
-        let shape = Kernels::dims(dims(&weight));
-        let kernels = winograd::transformed(Values::of(weight).as_slice(), shape);
-        tensor(kernels, shape)
-    }
-
-    fn cpu_conv2d_transformed(x: FlexTensor, kernels: FlexTensor, bias: FlexTensor) -> FlexTensor {
-        let (x_dims, kernel_dims) = (dims(&x), dims(&kernels));
-        let [_, blocks, channels_in, block] = kernel_dims;
-        assert_eq!(
-            x_dims[1], channels_in,
-            "conv2d: x has {} channels, the weight is for {channels_in}",
-            x_dims[1]
-        );
-        let shape = Winograd::new(x_dims, blocks * block);
-        let (x, values, bias) = (Values::of(x), Values::of(kernels), Values::of(bias));
-        let kernels = Kernels::new(values.as_slice(), kernel_dims);
-        let y = shape.forward_transformed(x.as_slice(), kernels, Some(bias.as_slice()));
-        tensor(y, shape.y_dims())
-    }
-}
 
 impl CpuOperations for Flex {
     fn cpu_conv2d(
@@ -57,7 +33,8 @@ impl CpuOperations for Flex {
     ) -> FlexTensor {
         let shape = Convolution::new(dims(&x), dims(&weight), stride, padding);
         let (x, weight, bias) = (Values::of(x), Values::of(weight), Values::of(bias));
-        let y = shape.forward(x.as_slice(), weight.as_slice(), Some(bias.as_slice()));
+        let mut y = vec![0.0; shape.y_dims().iter().product()];
+        shape.forward(x.as_slice(), weight.as_slice(), bias.as_slice(), &mut y);
         tensor(y, shape.y_dims())
     }
 
@@ -189,7 +166,7 @@ const PIECES: usize = 8;
 
 /// The lengths of one convolution.
 #[derive(Debug, Clone, Copy)]
-struct Convolution {
+pub(crate) struct Convolution {
     batch: usize,
     channels_in: usize,
     /// Height and width of x.
@@ -203,7 +180,7 @@ struct Convolution {
 }
 
 impl Convolution {
-    fn new(x: [usize; 4], weight: [usize; 4], stride: usize, padding: usize) -> Self {
+    pub(crate) fn new(x: [usize; 4], weight: [usize; 4], stride: usize, padding: usize) -> Self {
         let [batch, channels_in, height, width] = x;
         let [channels_out, weight_channels, k_h, k_w] = weight;
         assert_eq!(
@@ -240,7 +217,7 @@ impl Convolution {
         [self.channels_out, self.channels_in, k_h, k_w]
     }
 
-    fn y_dims(&self) -> [usize; 4] {
+    pub(crate) fn y_dims(&self) -> [usize; 4] {
         let [height, width] = self.size_out;
         [self.batch, self.channels_out, height, width]
     }
@@ -284,43 +261,38 @@ impl Convolution {
     }
 
     /// Threads within one matrix product pay only where there is nothing else to share out.
-    fn parallelism(&self) -> Parallelism {
+    fn threads(&self) -> Threads {
         #[cfg(feature = "threads")]
         if self.group() == self.batch {
-            return Parallelism::Rayon(0);
+            return Threads::All;
         }
-        Parallelism::None
+        Threads::One
     }
 
-    /// y = W X + b.
-    fn forward(&self, x: &[f32], weight: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
+    /// y = W X + b, without b where it is empty.
+    pub(crate) fn forward(&self, x: &[f32], weight: &[f32], bias: &[f32], y: &mut [f32]) {
         let (taps, n) = (self.taps(), self.positions());
-        if let Some(bias) = bias {
-            assert_eq!(
-                bias.len(),
-                self.channels_out,
-                "conv2d: one bias for each channel"
-            );
+        assert!(
+            bias.is_empty() || bias.len() == self.channels_out,
+            "conv2d: one bias for each channel"
+        );
+        if y.is_empty() {
+            return;
         }
         if let Some(winograd) = self.winograd() {
-            return winograd.forward(x, weight, bias);
-        }
-        let mut y = vec![0.0; self.batch * self.y_image()];
-        if y.is_empty() {
-            return y;
+            return winograd.forward(x, weight, bias, y);
         }
         let weight = Matrix::rows(weight, taps);
         let product = |columns: &[f32], pitch: usize, y: &mut [f32]| {
-            if let Some(bias) = bias {
-                for (row, &bias) in y.chunks_exact_mut(pitch).zip(bias) {
-                    row.fill(bias);
-                }
+            for (row, &bias) in y.chunks_exact_mut(pitch).zip(bias) {
+                row.fill(bias);
             }
             let size = [self.channels_out, taps, pitch];
             let columns = Matrix::rows(columns, pitch);
-            multiply(size, weight, columns, y, bias.is_some(), self.parallelism());
+            let accumulate = !bias.is_empty();
+            multiply(size, weight, columns, y, accumulate, self.threads());
         };
-        for_each_piece(&mut y, self.group() * self.y_image(), |i, y| {
+        for_each_piece(y, self.group() * self.y_image(), |i, y| {
             let images = y.len() / self.y_image();
             let x = self.images(x, i * self.group(), images, self.x_image());
             if images == 1 {
@@ -340,7 +312,6 @@ impl Convolution {
                 });
             });
         });
-        y
     }
 
     /// dL/dx, from dL/dy.
@@ -353,7 +324,9 @@ impl Convolution {
                 1,
                 k_h - 1 - self.padding,
             );
-            return turned.forward(dy, &self.turned_weight(weight), None);
+            let mut dx = vec![0.0; self.batch * self.x_image()];
+            turned.forward(dy, &self.turned_weight(weight), &[], &mut dx);
+            return dx;
         }
         let mut dx = vec![0.0; self.batch * self.x_image()];
         if dx.is_empty() || dy.is_empty() || self.channels_out == 0 {
@@ -365,7 +338,7 @@ impl Convolution {
             with_scratch(&COLUMNS_OF_X, taps * n, |columns| {
                 let weight = Matrix::rows(weight, taps).transposed();
                 let size = [taps, self.channels_out, n];
-                multiply(size, weight, dy, columns, false, Parallelism::None);
+                multiply(size, weight, dy, columns, false, Threads::One);
                 self.fold(columns, dx);
             });
         });
@@ -412,7 +385,7 @@ impl Convolution {
                     let columns = Matrix::rows(columns, pitch);
                     let dy = Matrix::rows(dy, pitch).transposed();
                     let size = [taps, pitch, self.channels_out];
-                    multiply(size, columns, dy, dw, true, Parallelism::None);
+                    multiply(size, columns, dy, dw, true, Threads::One);
                 };
                 self.with_columns(x, |columns| {
                     if images == 1 {

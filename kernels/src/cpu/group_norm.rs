@@ -6,11 +6,15 @@
 //! Backward, with g = dL/du and h = gamma g: dL/dgamma = sum g n, dL/dbeta = sum g,
 //! dL/dx = r (h - mean(h) - n mean(h n)), the means over the group.
 
-use burn::backend::flex::FlexTensor;
+use std::cell::Cell;
+
+use burn::{backend::flex::FlexTensor, tensor::Tensor};
 
 use crate::cpu::{
+    matrix::with_scratch,
     parallel::for_each_pair,
     primitive::{Values, dims, tensor},
+    recording::{Source, make},
     simd::{for_each_instruction_set, sigmoid, sum},
 };
 
@@ -36,6 +40,48 @@ impl Normalisation {
 /// The mean and 1 / sqrt(variance + epsilon) of each group, image after image.
 type Moments = Vec<f32>;
 
+impl Normalisation {
+    fn new(
+        [batch, channels, height, width]: [usize; 4],
+        [gamma, beta]: [usize; 2],
+        groups: usize,
+        epsilon: f64,
+        activate: bool,
+    ) -> Self {
+        assert!(
+            groups > 0 && channels % groups == 0,
+            "group_norm_silu: {channels} channels do not fall into {groups} equal groups"
+        );
+        assert!(
+            gamma == channels && beta == channels,
+            "group_norm_silu: {channels} channels, but {gamma} values of gamma and {beta} of beta"
+        );
+        Self {
+            batch,
+            channels,
+            plane: height * width,
+            groups,
+            epsilon: epsilon as f32,
+            activate,
+        }
+    }
+
+    /// How many [`Moments`] there are.
+    fn moments(&self) -> usize {
+        self.batch * 2 * self.groups
+    }
+
+    fn forward(&self, x: &[f32], gamma: &[f32], beta: &[f32], y: &mut [f32], moments: &mut [f32]) {
+        if y.is_empty() {
+            return;
+        }
+        let size = self.image();
+        for_each_pair((y, size), (moments, 2 * self.groups), |i, y, moments| {
+            normalise(*self, &x[i * size..][..size], gamma, beta, y, moments);
+        });
+    }
+}
+
 /// The result, and what the backward pass needs.
 pub(crate) fn forward(
     x: FlexTensor,
@@ -46,47 +92,46 @@ pub(crate) fn forward(
     activate: bool,
 ) -> (FlexTensor, Moments) {
     let shape = dims(&x);
-    let [batch, channels, height, width] = shape;
-    assert!(
-        groups > 0 && channels % groups == 0,
-        "group_norm_silu: {channels} channels do not fall into {groups} equal groups"
-    );
-    let normalisation = Normalisation {
-        batch,
-        channels,
-        plane: height * width,
-        groups,
-        epsilon: epsilon as f32,
-        activate,
-    };
     let (x, gamma, beta) = (Values::of(x), Values::of(gamma), Values::of(beta));
     let (x, gamma, beta) = (x.as_slice(), gamma.as_slice(), beta.as_slice());
-    assert!(
-        gamma.len() == channels && beta.len() == channels,
-        "group_norm_silu: {channels} channels, but {} values of gamma and {} of beta",
-        gamma.len(),
-        beta.len()
-    );
+    let affine = [gamma.len(), beta.len()];
+    let normalisation = Normalisation::new(shape, affine, groups, epsilon, activate);
     let mut y = vec![0.0; x.len()];
-    let mut moments = vec![0.0; batch * 2 * groups];
-    if !y.is_empty() {
-        let size = normalisation.image();
-        for_each_pair(
-            (&mut y, size),
-            (&mut moments, 2 * groups),
-            |i, y, moments| {
-                normalise(
-                    normalisation,
-                    &x[i * size..][..size],
-                    gamma,
-                    beta,
-                    y,
-                    moments,
-                );
-            },
-        );
-    }
+    let mut moments = vec![0.0; normalisation.moments()];
+    normalisation.forward(x, gamma, beta, &mut y, &mut moments);
     (tensor(y, shape), moments)
+}
+
+thread_local! {
+    static MOMENTS: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
+}
+
+/// See [`crate::concat_group_norm_silu`].
+pub(crate) fn concat_group_norm_silu(
+    a: Tensor<4>,
+    b: Option<Tensor<4>>,
+    gamma: Tensor<1>,
+    beta: Tensor<1>,
+    groups: usize,
+    epsilon: f64,
+    activate: bool,
+) -> Tensor<4> {
+    let x = super::concat(a, b);
+    let affine = [gamma.dims()[0], beta.dims()[0]];
+    let normalisation = Normalisation::new(x.dims(), affine, groups, epsilon, activate);
+    make(x.dims(), || {
+        let (x, gamma, beta) = (
+            Source::floats(x),
+            Source::floats(gamma),
+            Source::floats(beta),
+        );
+        move |y| {
+            with_scratch(&MOMENTS, normalisation.moments(), |moments| {
+                let (gamma, beta) = (gamma.values(), beta.values());
+                normalisation.forward(x.values(), gamma, beta, y, moments);
+            });
+        }
+    })
 }
 
 for_each_instruction_set! {

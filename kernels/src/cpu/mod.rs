@@ -2,20 +2,34 @@
 //! calls, and the others hold what is called.
 
 use burn::{
-    backend::{Backend, Dispatch, DispatchDevice, backend_extension, tensor::FloatTensor},
-    tensor::{DType, Device, Tensor},
+    backend::{Backend, Dispatch, DispatchDevice, Flex, backend_extension, tensor::FloatTensor},
+    tensor::{DType, Device, Int, Tensor},
 };
 
+mod around;
+mod attention;
 mod conv2d;
 mod group_norm;
 mod matrix;
 mod parallel;
 mod primitive;
+mod recording;
+mod reverse_step;
 mod simd;
 #[cfg(test)]
 mod testing;
 mod winograd;
 
+pub(crate) use around::conv2d_around;
+pub(crate) use attention::attention;
+pub(crate) use group_norm::concat_group_norm_silu;
+use matrix::{Matrix, multiply};
+use parallel::Threads;
+use primitive::{Values, tensor};
+pub(crate) use recording::{Graph, integer_zeros, zeros};
+use recording::{Source, Target, make, primitive};
+pub(crate) use reverse_step::reverse_step;
+use simd::{for_each_instruction_set, sigmoid};
 use winograd::Kernels;
 
 /// The CPU, in Burn's backend for it ("Flex").
@@ -74,46 +88,112 @@ pub(crate) fn group_norm_silu(
     ))
 }
 
+/// Whether this is the CPU itself, without gradients: where steps are recorded and weights laid out for it.
+pub(crate) fn computes_on(device: &Device, dtype: DType) -> bool {
+    matches!(device.as_dispatch(), DispatchDevice::Flex(_)) && dtype == DType::F32
+}
+
 /// See [`crate::resident_weight`].
 pub(crate) fn resident_weight(weight: Tensor<4>, stride: usize) -> Tensor<4> {
-    let alone = matches!(weight.device().as_dispatch(), DispatchDevice::Flex(_));
-    if alone && weight.dtype() == DType::F32 && stride == 1 && winograd::fits(weight.dims()) {
-        return Tensor::from_dispatch(Dispatch::cpu_transformed(weight.into_dispatch()));
+    let here = computes_on(&weight.device(), weight.dtype());
+    if !here || stride != 1 || !winograd::fits(weight.dims()) {
+        return weight;
     }
-    weight
+    let shape = Kernels::dims(weight.dims());
+    let kernels = winograd::transformed(Values::of(primitive(weight)).as_slice(), shape);
+    Tensor::from_primitive::<Flex>(tensor(kernels, shape))
 }
 
-/// [`crate::conv2d`] with a padding of half the kernel, by a weight that may be a [`crate::resident_weight`].
-pub(crate) fn resident_conv2d(
-    x: Tensor<4>,
-    weight: Tensor<4>,
-    bias: Option<Tensor<1>>,
-    stride: usize,
-) -> Tensor<4> {
-    let [_, blocks, kernel, block] = weight.dims();
-    if !Kernels::are(weight.dims()) {
-        return crate::conv2d(x, weight, bias, stride, kernel / 2);
-    }
-    let bias = bias.unwrap_or_else(|| Tensor::zeros([blocks * block], &cpu()));
-    Tensor::from_dispatch(Dispatch::cpu_conv2d_transformed(
-        x.into_dispatch(),
-        weight.into_dispatch(),
-        bias.into_dispatch(),
-    ))
+/// The channels of both.
+fn concat(a: Tensor<4>, b: Option<Tensor<4>>) -> Tensor<4> {
+    let Some(b) = b else {
+        return a;
+    };
+    let ([images, first, height, width], [_, second, ..]) = (a.dims(), b.dims());
+    assert_eq!(
+        b.dims(),
+        [images, second, height, width],
+        "concat: other images"
+    );
+    let [first, second] = [first, second].map(|channels| channels * height * width);
+    make([images, a.dims()[1] + b.dims()[1], height, width], || {
+        let (a, b) = (Source::floats(a), Source::floats(b));
+        move |y| {
+            let a = a.values().chunks_exact(first);
+            let parts = a.zip(b.values().chunks_exact(second));
+            for (y, (a, b)) in y.chunks_exact_mut(first + second).zip(parts) {
+                y[..first].copy_from_slice(a);
+                y[first..].copy_from_slice(b);
+            }
+        }
+    })
 }
 
-/// Of our own operations those that take no gradients.
-#[backend_extension(Flex)]
-trait CpuResident: Backend {
-    /// [`Kernels`] of a weight `[channels_out, channels_in, 3, 3]`.
-    fn cpu_transformed(weight: FloatTensor<Self>) -> FloatTensor<Self>;
+/// See [`crate::concat`].
+pub(crate) fn joined(a: Tensor<4>, b: Tensor<4>) -> Tensor<4> {
+    concat(a, Some(b))
+}
 
-    /// [`crate::conv2d`] with stride and padding 1, by what [`Self::cpu_transformed`] made.
-    fn cpu_conv2d_transformed(
-        x: FloatTensor<Self>,
-        kernels: FloatTensor<Self>,
-        bias: FloatTensor<Self>,
-    ) -> FloatTensor<Self>;
+/// See [`crate::linear`].
+pub(crate) fn linear(
+    x: Tensor<2>,
+    weight: Tensor<2>,
+    bias: Tensor<2>,
+    activate: bool,
+) -> Tensor<2> {
+    let ([rows, d_in], [channels, d_out]) = (x.dims(), weight.dims());
+    let [bias_rows, columns] = bias.dims();
+    assert!(
+        d_in == channels && columns == d_out && (bias_rows == 1 || bias_rows == rows),
+        "linear: {rows} rows of {d_in} numbers, a weight for {channels}, and {bias_rows} rows of bias"
+    );
+    make([rows, d_out], || {
+        let (x, weight) = (Source::floats(x), Source::floats(weight));
+        let bias = Source::floats(bias);
+        move |y| {
+            for (y, bias) in y
+                .chunks_exact_mut(d_out)
+                .zip(bias.values().chunks_exact(d_out).cycle())
+            {
+                y.copy_from_slice(bias);
+            }
+            let (x, weight) = (
+                Matrix::rows(x.values(), d_in),
+                Matrix::rows(weight.values(), d_out),
+            );
+            multiply([rows, d_in, d_out], x, weight, y, true, Threads::One);
+            if activate {
+                silu(y);
+            }
+        }
+    })
+}
+
+for_each_instruction_set! {
+    fn silu(y: &mut [f32]) {
+        for y in y {
+            *y *= sigmoid(*y);
+        }
+    }
+}
+
+/// See [`crate::assign`].
+pub(crate) fn assign<const D: usize>(target: &Tensor<D>, source: Tensor<D>) {
+    assert_eq!(target.dims(), source.dims(), "assign: other shapes");
+    // SAFETY: it is a `Resident`'s, which nobody else is using.
+    unsafe { Target::floats(target).overwrite(&Source::floats(source)) };
+}
+
+/// See [`crate::assign_integers`].
+pub(crate) fn assign_integers(target: &Tensor<1, Int>, source: Tensor<1, Int>) {
+    assert_eq!(target.dims(), source.dims(), "assign: other shapes");
+    // SAFETY: as above.
+    unsafe { Target::integers(target).overwrite(&Source::integers(source)) };
+}
+
+/// See [`crate::rows`].
+pub(crate) fn rows<const D: usize>(x: &Tensor<D>, first: usize, count: usize) -> Tensor<D> {
+    x.clone().narrow(0, first, count)
 }
 
 /// Our own operations, as extensions of Burn's backends. Burn writes the routing from [`Dispatch`].

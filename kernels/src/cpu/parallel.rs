@@ -1,6 +1,14 @@
 //! Work shared between threads so that the result does not depend on their number or timing: the
 //! cuts are fixed by the shapes, and each piece is written by one thread.
 
+/// How many threads share a matrix product.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Threads {
+    One,
+    #[cfg(feature = "threads")]
+    All,
+}
+
 /// Calls `work(i, piece)` for each piece of `size` values (the last may be shorter).
 #[cfg(feature = "threads")]
 pub(crate) fn for_each_piece(

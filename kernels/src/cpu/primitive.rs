@@ -18,6 +18,10 @@ impl Values {
         }
     }
 
+    pub(crate) fn into_tensor(self) -> FlexTensor {
+        self.0
+    }
+
     pub(crate) fn as_slice(&self) -> &[f32] {
         self.0
             .as_slice()

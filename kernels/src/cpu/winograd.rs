@@ -13,11 +13,9 @@
 
 use std::{array, cell::Cell};
 
-use gemm::Parallelism;
-
 use crate::cpu::{
     matrix::{Matrix, multiply, with_scratch},
-    parallel::{add_up, for_each_piece},
+    parallel::{Threads, add_up, for_each_piece},
     simd::{LANES, for_each_instruction_set},
 };
 
@@ -200,7 +198,7 @@ impl<'a> Kernels<'a> {
                 Matrix::rows(kernels, channels_out),
                 products,
                 false,
-                Parallelism::None,
+                Threads::One,
             );
         }
     }
@@ -256,26 +254,26 @@ impl Winograd {
         [self.batch, self.channels_out, self.height, self.width]
     }
 
-    /// y = W X + b.
-    pub(crate) fn forward(&self, x: &[f32], weight: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
+    /// y = W X + b, without b where it is empty.
+    pub(crate) fn forward(&self, x: &[f32], weight: &[f32], bias: &[f32], y: &mut [f32]) {
         let dims = Kernels::dims([self.channels_out, self.channels_in, KERNEL, KERNEL]);
         let kernels = transformed(weight, dims);
-        self.forward_transformed(x, Kernels::new(&kernels, dims), bias)
+        self.forward_transformed(x, Kernels::new(&kernels, dims), bias, y);
     }
 
-    /// y = W X + b, with kernels that are transformed already.
+    /// [`Self::forward`] with kernels that are transformed already.
     pub(crate) fn forward_transformed(
         &self,
         x: &[f32],
         kernels: Kernels,
-        bias: Option<&[f32]>,
-    ) -> Vec<f32> {
+        bias: &[f32],
+        y: &mut [f32],
+    ) {
         let [x_plan, y_plan] = [self.channels_in, self.channels_out].map(|c| self.plan(c));
-        let mut y = vec![0.0; self.batch * y_plan.image()];
         if y.is_empty() {
-            return y;
+            return;
         }
-        for_each_piece(&mut y, self.group() * y_plan.image(), |i, y| {
+        for_each_piece(y, self.group() * y_plan.image(), |i, y| {
             let images = y.len() / y_plan.image();
             let x = &x[i * self.group() * x_plan.image()..][..images * x_plan.image()];
             self.with_patches(x, |patches| {
@@ -289,14 +287,12 @@ impl Winograd {
                         let (pitch, scratch) = (y_plan.pitch(images), lanes(scratch));
                         for (image, y) in y.chunks_exact_mut(y_plan.image()).enumerate() {
                             let products = &products[image * y_plan.place()..];
-                            let bias = bias.unwrap_or_default();
                             gather_tiles(products, y_plan, pitch, scratch, bias, y);
                         }
                     });
                 });
             });
         });
-        y
     }
 
     /// dL/dW, from dL/dy: each piece of the batch sums its own, and the pieces are added in order.
@@ -331,7 +327,7 @@ impl Winograd {
                                 Matrix::rows(spread, self.channels_out),
                                 sums,
                                 true,
-                                Parallelism::None,
+                                Threads::One,
                             );
                         }
                     });
@@ -639,9 +635,11 @@ fn multiply_block<const TILES: usize>(
         array::from_fn(|tile| &patches[tile * channels_in..][..channels_in]);
     for (block, kernels) in kernels.chunks_exact(BLOCK * channels_in).enumerate() {
         let mut sums = [[0.0; BLOCK]; TILES];
-        for (channel, kernels) in kernels.as_chunks::<BLOCK>().0.iter().enumerate() {
+        // As long as the patches, so that nothing in the loop is checked.
+        let kernels = &kernels.as_chunks::<BLOCK>().0[..channels_in];
+        for channel in 0..channels_in {
             for (sums, patch) in sums.iter_mut().zip(patches) {
-                for (sum, kernel) in sums.iter_mut().zip(kernels) {
+                for (sum, kernel) in sums.iter_mut().zip(&kernels[channel]) {
                     *sum += patch[channel] * kernel;
                 }
             }
@@ -745,7 +743,8 @@ mod tests {
                 let kernels = transformed(&weight, dims);
                 let kernels = Kernels::new(&kernels, dims);
                 let shape = Winograd::new(x_dims, channels_out);
-                let y = shape.forward_transformed(&x, kernels, Some(&bias));
+                let mut y = vec![0.0; twin.len()];
+                shape.forward_transformed(&x, kernels, &bias, &mut y);
                 let error = distance(&y, &twin);
                 assert!(error < 1e-5, "{x_dims:?}, blocks of {block}: {error}");
             }

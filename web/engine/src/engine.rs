@@ -1,6 +1,6 @@
 //! Answers what the page asks, one request after the other.
 
-use std::{future::Future, ops::Deref, rc::Rc};
+use std::{future::Future, rc::Rc};
 
 use burn::tensor::{Device, Tensor, TensorData};
 use fashion_ddpm::{
@@ -93,9 +93,9 @@ pub(crate) struct Engine {
     opened: Option<Opened>,
     weights: Option<Weights>,
     /// The last one used: its embedding of every timestep takes as long as some steps.
-    denoiser: Option<(Option<Garment>, f64, SharedDenoiser)>,
+    denoiser: Option<(Option<Garment>, f64, Rc<Denoiser>)>,
     /// A recording for each number of images, with guidance and without, of these weights.
-    recorded: Vec<(u32, bool, RecordedProcess)>,
+    recorded: Vec<RecordedProcess>,
 }
 
 impl Engine {
@@ -263,15 +263,12 @@ impl Engine {
         })
     }
 
-    /// Asks the network what the weights hold the answer to, which is the last of what it gives back. On a
-    /// GPU, by a recorded step, and all that goes before it in a run: whatever runs for the first time is
+    /// Asks the network what the weights hold the answer to, which is the last of what it gives back: by a
+    /// recorded step, and all that goes before it in a run. Whatever runs for the first time on a GPU is
     /// compiled first, better now than while somebody watches.
     fn probe(&mut self) -> Result<Tensor<4>, Failure> {
-        let process = self.recorded(1, false)?;
+        let mut process = self.recorded(1, false)?;
         let (opened, weights) = self.ready()?;
-        let Some(mut process) = process else {
-            return Ok(weights.probe(&opened.device));
-        };
         let schedule = &weights.diffusion.schedule;
         let asked = weights::probe_recorded(&mut process, &weights.unet, schedule, &opened.device);
         let answer = asked.map_err(Failure::device)?;
@@ -279,29 +276,26 @@ impl Engine {
         Ok(answer)
     }
 
-    /// A recorded step for this many images, made the first time; `None` on the CPU. Give it back
-    /// with [`Self::keep`].
+    /// A recorded step for this many images, made the first time. Give it back with [`Self::keep`].
     pub(crate) fn recorded(
         &mut self,
         images: u32,
         guided: bool,
-    ) -> Result<Option<RecordedProcess>, Failure> {
-        let is_it = |(i, g, _): &(u32, bool, _)| (*i, *g) == (images, guided);
-        if let Some(at) = self.recorded.iter().position(is_it) {
-            return Ok(Some(self.recorded.swap_remove(at).2));
+    ) -> Result<RecordedProcess, Failure> {
+        let kind = (images as usize, guided);
+        if let Some(at) = self.recorded.iter().position(|known| known.kind() == kind) {
+            return Ok(self.recorded.swap_remove(at));
         }
         let (opened, weights) = self.ready()?;
         let timesteps = weights.metadata.timesteps;
         let (unet, device) = (&weights.unet, &opened.device);
         RecordedProcess::record(unet, timesteps, images as usize, guided, device)
-            .transpose()
             .map_err(Failure::device)
     }
 
     /// Takes a recording back, for the next run of its kind.
     pub(crate) fn keep(&mut self, process: RecordedProcess) {
-        let (images, guided) = process.kind();
-        self.recorded.push((images as u32, guided, process));
+        self.recorded.push(process);
     }
 
     async fn explain(
@@ -350,7 +344,7 @@ impl Engine {
         &mut self,
         garment: Option<Garment>,
         guidance: f64,
-    ) -> Result<SharedDenoiser, Failure> {
+    ) -> Result<Rc<Denoiser>, Failure> {
         if !guidance.is_finite() {
             return Err(Failure::picture("the guidance scale is no number"));
         }
@@ -361,7 +355,7 @@ impl Engine {
         }
         let (opened, weights) = self.ready()?;
         let denoiser = weights.denoiser(garment, guidance, &opened.device);
-        let denoiser = SharedDenoiser(Rc::new(denoiser));
+        let denoiser = Rc::new(denoiser);
         self.denoiser = Some((garment, guidance, denoiser.clone()));
         Ok(denoiser)
     }
@@ -472,22 +466,4 @@ async fn read(
     })?;
     progress(file.len());
     Ok(file)
-}
-
-/// A denoiser that several runs may use.
-#[derive(Debug, Clone)]
-pub(crate) struct SharedDenoiser(Rc<Denoiser>);
-
-impl Deref for SharedDenoiser {
-    type Target = Denoiser;
-
-    fn deref(&self) -> &Denoiser {
-        &self.0
-    }
-}
-
-impl PredictNoise for SharedDenoiser {
-    fn predict(&self, x_t: Tensor<4>, t: usize) -> Tensor<4> {
-        self.0.predict(x_t, t)
-    }
 }

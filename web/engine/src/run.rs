@@ -13,18 +13,18 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::TensorData;
 use fashion_ddpm::{
-    RecordedProcess, ReverseProcess, Sampler,
+    RecordedProcess, Sampler,
     garment::parse_garment,
     noise::gaussian_batch,
-    sampler::{STRIDE, Step, remaining},
+    sampler::{STRIDE, remaining},
 };
 use protocol::{Event, Picture, Request, Start, StepInfo};
 
 use crate::{
     device::Opened,
-    engine::{Engine, Failure, SharedDenoiser, images, reading, state, values},
+    engine::{Engine, Failure, images, reading, state, values},
     wasm::{Message, now},
 };
 
@@ -33,65 +33,6 @@ const SLICE_MS: f64 = 40.0;
 
 /// Frames of a batch, at most.
 const LONGEST_BATCH: usize = 64;
-
-/// A walk, on the CPU or on a GPU.
-enum Walk {
-    /// Each step's tensors, until they are read.
-    Stepping {
-        process: Box<ReverseProcess<SharedDenoiser>>,
-        frames: Vec<(Tensor<4>, Tensor<4>)>,
-    },
-    /// The device keeps the last steps' frames itself.
-    Recorded(Box<RecordedProcess>),
-}
-
-impl Walk {
-    fn steps_left(&self) -> usize {
-        match self {
-            Self::Stepping { process, .. } => process.steps_left(),
-            Self::Recorded(process) => process.steps_left(),
-        }
-    }
-
-    /// Takes a step, or several of at most so many where they are one to the device; how many.
-    fn steps(&mut self, most: usize) -> Result<usize, String> {
-        match self {
-            Self::Stepping { process, frames } => {
-                let frame = process.step();
-                frames.extend(frame.map(|frame| (frame.x_t, frame.pred_noise)));
-                Ok(1)
-            }
-            Self::Recorded(process) => process.steps(most),
-        }
-    }
-
-    /// Whether the frames before this one must be asked for before it is computed.
-    fn must_read_before(&self, next: u32) -> bool {
-        match self {
-            Self::Stepping { .. } => false,
-            Self::Recorded(process) => (next as usize).is_multiple_of(process.frames_kept()),
-        }
-    }
-
-    /// The frames not asked for before, in one tensor: frame after frame, x_t and then the
-    /// predicted noise of all images.
-    fn frames(&mut self, first: u32, count: u32) -> Tensor<4> {
-        match self {
-            Self::Stepping { frames, .. } => {
-                let frames = mem::take(frames).into_iter();
-                Tensor::cat(frames.flat_map(|(x_t, noise)| [x_t, noise]).collect(), 0)
-            }
-            Self::Recorded(process) => process.frames(first as usize, count as usize),
-        }
-    }
-
-    fn x(&self) -> Tensor<4> {
-        match self {
-            Self::Stepping { process, .. } => process.x(),
-            Self::Recorded(process) => process.x(),
-        }
-    }
-}
 
 /// What a message means for a run.
 enum Order {
@@ -152,16 +93,15 @@ impl Engine {
 
         let mut clock = Clock::default();
         clock.start();
-        let mut walk = self.set_out(denoiser, plan, picture.seed, streams, x_t)?;
+        let mut walk = self.recorded(count, denoiser.is_guided())?;
+        walk.start(&denoiser, plan, picture.seed, streams, x_t);
         let outcome = self.walk(&mut walk, run, &mut paused, &mut clock).await;
         let outcome = match outcome {
             Ok(true) => self.read(reading(walk.x())).await.map(Some),
             Ok(false) => Ok(None),
             Err(failure) => Err(failure),
         };
-        if let Walk::Recorded(process) = walk {
-            self.keep(*process);
-        }
+        self.keep(walk);
         let Some(x_0) = outcome? else {
             return Ok(());
         };
@@ -176,30 +116,10 @@ impl Engine {
         Ok(())
     }
 
-    /// A walk at its beginning.
-    fn set_out(
-        &mut self,
-        denoiser: SharedDenoiser,
-        plan: Vec<Step>,
-        seed: u32,
-        streams: Vec<(u32, u32)>,
-        x_t: Tensor<4>,
-    ) -> Result<Walk, Failure> {
-        let count = streams.len() as u32;
-        if let Some(mut process) = self.recorded(count, denoiser.is_guided())? {
-            process.start(&denoiser, plan, seed, streams, x_t);
-            return Ok(Walk::Recorded(Box::new(process)));
-        }
-        Ok(Walk::Stepping {
-            process: Box::new(ReverseProcess::resume(denoiser, plan, seed, streams, x_t)),
-            frames: Vec::new(),
-        })
-    }
-
     /// Takes all steps, or fewer where the page wants something else: then the answer is `false`.
     async fn walk(
         &mut self,
-        walk: &mut Walk,
+        walk: &mut RecordedProcess,
         run: u32,
         paused: &mut bool,
         clock: &mut Clock,
@@ -240,7 +160,9 @@ impl Engine {
             asked = asked.saturating_sub(1);
             let most = if *paused { 1 } else { batches.room() };
             batches.add(walk.steps(most).map_err(Failure::device)?);
-            if batches.is_full() || walk.must_read_before(batches.next) {
+            // What the device keeps of them is not in one piece across a multiple of that.
+            let kept = (batches.next as usize).is_multiple_of(walk.frames_kept());
+            if batches.is_full() || kept {
                 batches.deliver(walk, self).await?;
             }
             if now() - breath >= SLICE_MS {
@@ -350,7 +272,7 @@ impl Batches {
     }
 
     /// Sends the batch on its way, and waits until not too many are.
-    async fn deliver(&mut self, walk: &mut Walk, engine: &Engine) -> Result<(), Failure> {
+    async fn deliver(&mut self, walk: &RecordedProcess, engine: &Engine) -> Result<(), Failure> {
         self.read_frames(walk);
         let ahead = if self.slow { 0 } else { self.ahead };
         while self.under_way.len() > ahead {
@@ -360,7 +282,11 @@ impl Batches {
     }
 
     /// Sends the batch on its way, full or not, and waits for all.
-    async fn deliver_all(&mut self, walk: &mut Walk, engine: &Engine) -> Result<(), Failure> {
+    async fn deliver_all(
+        &mut self,
+        walk: &RecordedProcess,
+        engine: &Engine,
+    ) -> Result<(), Failure> {
         self.read_frames(walk);
         while !self.under_way.is_empty() {
             self.deliver_oldest(engine).await?;
@@ -378,7 +304,7 @@ impl Batches {
     }
 
     /// Asks the device for the frames, all in one tensor.
-    fn read_frames(&mut self, walk: &mut Walk) {
+    fn read_frames(&mut self, walk: &RecordedProcess) {
         let count = mem::take(&mut self.count);
         if count == 0 {
             return;
@@ -388,7 +314,9 @@ impl Batches {
             first,
             count,
             begun: self.begun,
-            data: Early::ask(Box::pin(reading(walk.frames(first, count)))),
+            data: Early::ask(Box::pin(reading(
+                walk.frames(first as usize, count as usize),
+            ))),
         });
     }
 
