@@ -1039,25 +1039,39 @@ fn without_webgpu_the_cpu_engine_takes_over_and_says_why() {
 }
 
 #[test]
-fn bad_weights_become_a_sentence() {
+fn what_does_not_arrive_becomes_a_sentence() {
     let file = format!("weights/{}", default_entry().file);
-    for (file, fault, code) in [
-        (file.as_str(), Fault::Missing, "weights-missing"),
-        (file.as_str(), Fault::CutOff, "weights-missing"),
-        (file.as_str(), Fault::Truncated, "weights-invalid"),
-        (file.as_str(), Fault::Altered, "weights-invalid"),
-        ("weights/index.json", Fault::Missing, "weights-missing"),
+    let (file, engine) = (file.as_str(), "engine-cpu_bg.wasm");
+    let chromium: fn() -> Browser = || Browser::chromium(Gpu::NoAdapter);
+    let (line, again) = ("Check the connection", "fetch it again");
+    for (browser, file, fault, code, words) in [
+        (chromium, file, Fault::Missing, "weights-missing", "404"),
+        (chromium, file, Fault::CutOff, "weights-missing", line),
+        (chromium, file, Fault::Truncated, "weights-invalid", again),
+        (chromium, file, Fault::Altered, "weights-invalid", again),
+        (
+            chromium,
+            "weights/index.json",
+            Fault::Missing,
+            "weights-missing",
+            "404",
+        ),
+        (chromium, "engine-cpu.js", Fault::Missing, "engine", line),
+        (chromium, engine, Fault::Missing, "engine", "404"),
+        // Browsers have words of their own for what breaks off while it is compiled.
+        (chromium, engine, Fault::CutOff, "engine", line),
+        (Browser::firefox, engine, Fault::CutOff, "engine", line),
     ] {
         let server = Server::of(dist());
         server.fault(file, fault);
-        let browser = Browser::chromium(Gpu::NoAdapter);
+        let browser = browser();
         browser.open(&server.url("?engine=cpu"));
         let error = browser.wait_for("error");
         let what = format!("{file} {fault:?}: {error}");
         assert_eq!(error["code"], code, "{what}");
         let message = error["message"].as_str().unwrap_or_default();
         assert!(
-            message.len() > 20 && message.ends_with('.'),
+            message.contains(words) && message.ends_with('.'),
             "{what}: no sentence"
         );
         browser.wait(&format!("the status line says so ({what})"), || {

@@ -77,8 +77,13 @@ async function start({ engine, port }) {
     // Runs the engine's `main`.
     await glue.default({ module_or_path: module });
   } catch (error) {
+    const reason = error.message ?? error;
+    // What breaks off on its way, to Chromium and to Firefox. A module that they cannot read is a
+    // CompileError.
+    const isBroken = error instanceof TypeError || error instanceof DOMException;
+    if (isBroken) throw unreachable(wasm, reason);
     throw new Error(
-      `This browser could not start the engine (${error.message ?? error}). ` +
+      `This browser could not start the engine (${reason}). ` +
         "It needs WebAssembly with SIMD: Chrome or Edge 91, Firefox 89, Safari 16.4, or later.",
     );
   }
