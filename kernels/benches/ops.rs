@@ -9,7 +9,7 @@
 use std::time::Instant;
 
 use burn::tensor::{Device, Distribution, Tensor};
-use kernels::plain;
+use kernels::{Around, plain};
 
 /// Measurements of each, after one to warm up.
 const ROUNDS: usize = 30;
@@ -44,6 +44,46 @@ fn main() {
                 plain::group_norm_silu
             };
             function(x, gamma.clone(), gamma, 8, 1e-5, true)
+        });
+    }
+    sampling();
+}
+
+/// What only sampling asks for: without gradients, and with the weight laid out for it.
+fn sampling() {
+    let device = kernels::cpu();
+    for x in [[1, 64, 14, 14], [16, 64, 14, 14], [1, 64, 7, 7]] {
+        let channels = x[1];
+        let (values, weight) = (
+            random(x, &device),
+            random([channels, channels, 3, 3], &device),
+        );
+        let laid_out = kernels::resident_weight(weight.clone(), 1);
+        let around = Around {
+            residual: Some(random(x, &device)),
+            ..Around::default()
+        };
+        report(&format!("conv2d_around {x:?} residual"), |own| {
+            let (x, around) = (values.clone(), around.clone());
+            if own {
+                kernels::conv2d_around(x, laid_out.clone(), None, around);
+            } else {
+                plain::conv2d_around(x, weight.clone(), None, around);
+            }
+        });
+    }
+    for x in [[1, 64, 7, 7], [16, 64, 7, 7]] {
+        let channels = x[1];
+        let qkv = random([x[0], 3 * channels, x[2], x[3]], &device);
+        let weight = random([channels, channels, 1, 1], &device);
+        let (x_t, bias) = (random(x, &device), random([channels], &device));
+        report(&format!("attention {x:?}"), |own| {
+            let function = if own {
+                kernels::attention
+            } else {
+                plain::attention
+            };
+            function(x_t.clone(), qkv.clone(), weight.clone(), bias.clone());
         });
     }
 }

@@ -248,7 +248,7 @@ pub fn concat(a: Tensor<4>, b: Tensor<4>) -> (Tensor<4>, Option<Tensor<4>>) {
     }
     #[cfg(feature = "cpu")]
     if cpu::computes_on(&a.device(), a.dtype()) {
-        return (cpu::joined(a, b), None);
+        return (cpu::concat(a, Some(b)), None);
     }
     or_else!((a, b), (plain::concat(a, Some(b)), None))
 }

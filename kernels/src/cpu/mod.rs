@@ -104,8 +104,8 @@ pub(crate) fn resident_weight(weight: Tensor<4>, stride: usize) -> Tensor<4> {
     Tensor::from_primitive::<Flex>(tensor(kernels, shape))
 }
 
-/// The channels of both.
-fn concat(a: Tensor<4>, b: Option<Tensor<4>>) -> Tensor<4> {
+/// See [`crate::concat`].
+pub(crate) fn concat(a: Tensor<4>, b: Option<Tensor<4>>) -> Tensor<4> {
     let Some(b) = b else {
         return a;
     };
@@ -127,11 +127,6 @@ fn concat(a: Tensor<4>, b: Option<Tensor<4>>) -> Tensor<4> {
             }
         }
     })
-}
-
-/// See [`crate::concat`].
-pub(crate) fn joined(a: Tensor<4>, b: Tensor<4>) -> Tensor<4> {
-    concat(a, Some(b))
 }
 
 /// See [`crate::linear`].
