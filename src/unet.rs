@@ -718,7 +718,7 @@ impl UNet {
     /// - `x_t`, result: `[batch, 1, 28, 28]`
     /// - `t`, `labels`: one entry an image; t is 0-based, `None` is the null label
     pub fn forward(&self, x_t: Tensor<4>, t: &[usize], labels: &[Option<Garment>]) -> Tensor<4> {
-        let shifts = self.shifts(t, labels, &x_t.device());
+        let shifts = self.shifts(t, labels);
         self.forward_shifted(x_t, shifts)
     }
 
@@ -728,11 +728,17 @@ impl UNet {
         channels
     }
 
+    /// Where its weights are.
+    pub fn device(&self) -> Device {
+        self.embed_shifts.weight.lazy_device()
+    }
+
     /// The embedding of timesteps and labels: what is added to the channels of all blocks, one
     /// row an entry, shape `[t.len(), channels of all blocks]`.
-    pub fn shifts(&self, t: &[usize], labels: &[Option<Garment>], device: &Device) -> Tensor<2> {
-        let labels = self.label_rows(labels, device);
-        let time = linear(&self.embed_time_in, sinusoidal(t, device), None, true);
+    pub fn shifts(&self, t: &[usize], labels: &[Option<Garment>]) -> Tensor<2> {
+        let device = self.device();
+        let labels = self.label_rows(labels, &device);
+        let time = linear(&self.embed_time_in, sinusoidal(t, &device), None, true);
         let both = linear(&self.embed_time_out, time, Some(labels), true);
         linear(&self.embed_shifts, both, None, false)
     }
@@ -873,7 +879,6 @@ fn sinusoidal(t: &[usize], device: &Device) -> Tensor<2> {
 #[derive(Debug, Clone)]
 pub struct Denoiser {
     unet: UNet,
-    device: Device,
     timesteps: usize,
     garment: Option<Garment>,
     /// w, where guidance is on.
@@ -896,12 +901,10 @@ impl Denoiser {
         timesteps: usize,
         garment: Option<Garment>,
         guidance_scale: f64,
-        device: &Device,
     ) -> Self {
         let guided = garment.is_some() && guidance_scale != 1.0;
         Self {
             unet: unet.resident(),
-            device: device.clone(),
             timesteps,
             garment,
             guidance_scale: guided.then_some(guidance_scale),
@@ -932,7 +935,7 @@ impl Denoiser {
     /// needs, without any; a row each.
     pub(crate) fn rows(&self, t: &[usize], labelled: bool) -> Tensor<2> {
         let label = self.garment.filter(|_| labelled);
-        self.unet.shifts(t, &vec![label; t.len()], &self.device)
+        self.unet.shifts(t, &vec![label; t.len()])
     }
 
     /// The same for a network that was trained with `diffusion`, and may tell something else.
@@ -1009,7 +1012,7 @@ mod tests {
         let fresh = UNetConfig::default().init(&device);
         let zeroed = UNetConfig::default().zeroed(&device);
         assert_eq!(zeroed.num_params(), fresh.num_params());
-        let shifts = |unet: &UNet| values(unet.shifts(&[7], &[Some(Garment::Coat)], &device));
+        let shifts = |unet: &UNet| values(unet.shifts(&[7], &[Some(Garment::Coat)]));
         assert!(shifts(&fresh).iter().any(|v| *v != 0.0));
         assert!(shifts(&zeroed).iter().all(|v| *v == 0.0));
         assert_eq!(shifts(&zeroed).len(), shifts(&fresh).len());

@@ -99,30 +99,25 @@ pub struct Weights {
 impl Weights {
     /// The network at sampling time, see [`Denoiser::new`]; it tells the noise whatever the network
     /// was trained to tell.
-    pub fn denoiser(
-        &self,
-        garment: Option<Garment>,
-        guidance_scale: f64,
-        device: &Device,
-    ) -> Denoiser {
+    pub fn denoiser(&self, garment: Option<Garment>, guidance_scale: f64) -> Denoiser {
         let (unet, timesteps) = (self.unet.clone(), self.metadata.timesteps);
-        Denoiser::new(unet, timesteps, garment, guidance_scale, device)
-            .trained_with(&self.diffusion)
+        Denoiser::new(unet, timesteps, garment, guidance_scale).trained_with(&self.diffusion)
     }
 
     /// Asks the network what the file holds the answer to, shape `[1, 1, 28, 28]`.
-    pub fn probe(&self, device: &Device) -> Tensor<4> {
-        probe(&self.unet, self.metadata.timesteps, device)
+    pub fn probe(&self) -> Tensor<4> {
+        probe(&self.unet, self.metadata.timesteps)
     }
 }
 
 /// Pure noise shown as if it were half an image, with no label: far from anything a network was
 /// trained on, so that all of it has work to do.
-pub fn probe(unet: &UNet, timesteps: usize, device: &Device) -> Tensor<4> {
-    let (x_t, t) = question(timesteps, device);
-    let shifts = unet.shifts(&[t], &[None], device);
+pub fn probe(unet: &UNet, timesteps: usize) -> Tensor<4> {
+    let device = unet.device();
+    let (x_t, t) = question(timesteps, &device);
+    let shifts = unet.shifts(&[t], &[None]);
     // By the number of its row, as a recorded step: on a GPU these are the same kernels.
-    let row = Tensor::<1, Int>::from_data([0], device);
+    let row = Tensor::<1, Int>::from_data([0], &device);
     unet.forward_rows(x_t, shifts, Some(row))
 }
 
@@ -136,15 +131,14 @@ pub fn probe_recorded(
     process: &mut RecordedProcess,
     unet: &UNet,
     schedule: &NoiseSchedule,
-    device: &Device,
 ) -> Result<Tensor<4>, String> {
     let timesteps = schedule.timesteps();
-    let (x_t, t) = question(timesteps, device);
+    let (x_t, t) = question(timesteps, &unet.device());
     let plan = Sampler::Ddpm.plan(schedule, timesteps);
     let plan = plan.map_err(|error| error.to_string())?;
     let step = plan.into_iter().find(|step| step.t == t).into_iter();
     // Whatever the network tells, and not the noise that is made of it.
-    let denoiser = Denoiser::new(unet.clone(), timesteps, None, 1.0, device);
+    let denoiser = Denoiser::new(unet.clone(), timesteps, None, 1.0);
     process.start(&denoiser, step.collect(), 0, vec![(0, 0)], x_t);
     process.steps(1)?;
     Ok(process.frames(0, 1))
@@ -225,7 +219,7 @@ pub fn encode(unet: &UNet, metadata: &Metadata, device: &Device) -> Result<Vec<u
     }
     // The answer belongs to the rounded weights, not to those in memory.
     let rounded = load(&metadata.config, tensors.clone(), device)?;
-    let answer = probe(&rounded, metadata.timesteps, device).into_data_as::<f32>();
+    let answer = probe(&rounded, metadata.timesteps).into_data_as::<f32>();
     let (bytes, shape, dtype) = answer.into_parts();
     tensors.push(burn_pack::Tensor::new(
         PROBE.to_owned(),
@@ -445,7 +439,7 @@ mod tests {
         assert_eq!(weights.expected_probe.len(), 784);
         // Half precision is kept exactly: a second round trip changes no bit.
         assert_eq!(encode(&weights.unet, &metadata(), &device).unwrap(), bytes);
-        let answer = weights.probe(&device).into_data_as::<f32>();
+        let answer = weights.probe().into_data_as::<f32>();
         assert_eq!(answer.try_to_vec::<f32>().unwrap(), weights.expected_probe);
     }
 
@@ -482,7 +476,7 @@ mod tests {
         // sqrt(1 - alpha_bar_t) x_t.
         let x_t = gaussian_batch(5, 0..1, 0, 0, &device);
         let noise = weights
-            .denoiser(Some(Garment::Bag), 2.0, &device)
+            .denoiser(Some(Garment::Bag), 2.0)
             .predict(x_t.clone(), 600);
         let alpha_cumprod = weights.diffusion.schedule.alphas_cumprod()[600];
         let values = |x: Tensor<4>| x.into_data_as::<f32>().try_to_vec::<f32>().unwrap();

@@ -67,20 +67,20 @@ impl RecordedProcess {
         timesteps: usize,
         images: usize,
         guided: bool,
-        device: &Device,
     ) -> Result<Self, String> {
+        let device = unet.device();
         let shape = shape(unet, timesteps, images, guided);
-        let state = Resident::new(shape, device)
+        let state = Resident::new(shape, &device)
             .ok_or_else(|| format!("steps cannot be recorded on {device:?}"))?;
         let unet = unet.resident();
-        let recording = Recording::of(device, 1, || launch(&unet, &state))?;
+        let recording = Recording::of(&device, 1, || launch(&unet, &state))?;
         Ok(Self {
             recording,
             stride: None,
             state,
             unet,
             shape,
-            device: device.clone(),
+            device,
             denoiser: None,
             plan: Vec::new(),
             seed: 0,
@@ -91,12 +91,12 @@ impl RecordedProcess {
 
     /// One step of one image for nothing, whatever the weights are: on a device that replays, all that a
     /// recording of it is going to need is compiled then. Nothing waits for that.
-    pub fn rehearse(unet: &UNet, timesteps: usize, device: &Device) {
+    pub fn rehearse(unet: &UNet, timesteps: usize) {
         let shape = shape(unet, timesteps, 1, false);
-        if let Some(state) = Resident::new(shape, device) {
+        if let Some(state) = Resident::new(shape, &unet.device()) {
             let unet = unet.resident();
             let row = kernels::rows(&state.shifts, 0, 1);
-            kernels::assign(&row, unet.shifts(&[0], &[None], device));
+            kernels::assign(&row, unet.shifts(&[0], &[None]));
             launch(&unet, &state);
         }
     }

@@ -43,7 +43,7 @@ fn algorithm_2_line_4_holds_for_every_frame() {
     let device = kernels::cpu();
     let unet = load(&data("tiny.bpk")).unet;
     for kind in [BetaSchedule::Linear, BetaSchedule::Cosine] {
-        let denoiser = Denoiser::new(unet.clone(), T, None, 1.0, &device);
+        let denoiser = Denoiser::new(unet.clone(), T, None, 1.0);
         let plan = Sampler::Ddpm.plan(&schedule(kind), T).unwrap();
         let mut process = ReverseProcess::new(denoiser, plan, SEED, 0..1, T, &device);
         assert_eq!(values(process.x()), gaussian(SEED, 0, 0, T), "line 1");
@@ -263,7 +263,7 @@ fn the_same_seed_is_the_same_picture_in_any_batch() {
     for sampler in [Sampler::Ddpm, Sampler::DpmSolverMultistep] {
         let run = |images: std::ops::Range<u32>| {
             let plan = sampler.plan(&schedule, 40).unwrap();
-            let denoiser = Denoiser::new(unet.clone(), T, None, 1.0, &device);
+            let denoiser = Denoiser::new(unet.clone(), T, None, 1.0);
             let mut process = ReverseProcess::new(denoiser, plan, 77, images, T, &device);
             while process.step().is_some() {}
             values(process.x())
@@ -295,10 +295,10 @@ fn a_recorded_walk_is_the_walk() {
     let unet = load(&data("tiny.bpk")).unet;
     let schedule = schedule(BetaSchedule::Cosine);
     for (images, garment, scale) in [(1, None, 1.0), (3, Some(Garment::Coat), 2.5)] {
-        let denoiser = Denoiser::new(unet.clone(), T, garment, scale, &device);
+        let denoiser = Denoiser::new(unet.clone(), T, garment, scale);
         let guided = denoiser.is_guided();
         let mut recorded =
-            RecordedProcess::record(&unet, T, images, guided, &device).expect("the CPU replays");
+            RecordedProcess::record(&unet, T, images, guided).expect("the CPU replays");
         assert_eq!(recorded.kind(), (images, guided));
         // Steps by sixteens and one by one, and noise and log begun anew.
         for (seed, sampler, steps) in [

@@ -39,7 +39,7 @@ fn norm(x: &[f32]) -> f64 {
 fn answer(weights: &Weights, garment: Option<Garment>, x_t: &[f32], t: usize) -> Vec<f32> {
     let device = kernels::cpu();
     let timesteps = weights.metadata.timesteps;
-    let denoiser = Denoiser::new(weights.unet.clone(), timesteps, garment, 1.0, &device);
+    let denoiser = Denoiser::new(weights.unet.clone(), timesteps, garment, 1.0);
     let data = TensorData::new(x_t.to_vec(), [1, 1, 28, 28]);
     values(denoiser.predict(Tensor::from_data(data, &device), t))
 }

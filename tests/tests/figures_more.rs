@@ -177,7 +177,7 @@ fn noising_is_q_sample_and_denoising_goes_back_from_there() {
         });
         let x_t = q_sample(schedule, &x_0, 19, &noise);
         let x_t = Tensor::from_data(TensorData::new(x_t, [1, 1, 28, 28]), &device);
-        let denoiser = Denoiser::new(weights.unet.clone(), T, None, 1.0, &device);
+        let denoiser = Denoiser::new(weights.unet.clone(), T, None, 1.0);
         let rest = remaining(&plan, 19);
         let mut process = ReverseProcess::resume(denoiser, rest, SEED, vec![(0, branch)], x_t);
         while process.step().is_some() {}
@@ -251,7 +251,7 @@ fn the_path_ends_at_the_garment_and_branches_leave_the_run_where_they_say() {
     let schedule = &weights.diffusion.schedule;
     let device = kernels::cpu();
     let plan = Sampler::Ddpm.plan(schedule, STEPS).unwrap();
-    let denoiser = || Denoiser::new(weights.unet.clone(), T, None, 1.0, &device);
+    let denoiser = || Denoiser::new(weights.unet.clone(), T, None, 1.0);
     let mut process = ReverseProcess::new(denoiser(), plan.clone(), SEED, 0..1, T, &device);
     let mut states = Vec::new();
     while let Some(frame) = process.step() {

@@ -119,7 +119,7 @@ fn network_is_the_references(file: &[u8], reference: &References) {
         let what = format!("t = {}, {:?}", t[i], labels[i]);
         assert_near(found, image(&expected, i), TOLERANCE, &what);
         // The tables used at sampling time.
-        let denoiser = Denoiser::new(unet.clone(), 1000, labels[i], 1.0, &device);
+        let denoiser = Denoiser::new(unet.clone(), 1000, labels[i], 1.0);
         let found = denoiser.predict(image(&x, i), t[i]);
         assert_near(
             found,
@@ -130,7 +130,7 @@ fn network_is_the_references(file: &[u8], reference: &References) {
     }
 
     let (shape, shifts) = reference.f32("shifts");
-    let found = unet.shifts(&t, &labels, &device);
+    let found = unet.shifts(&t, &labels);
     assert_eq!(found.dims().to_vec(), shape);
     // Rounded sums are off by a share of the largest of them, which grows as a network is trained.
     let largest = shifts
@@ -143,7 +143,7 @@ fn network_is_the_references(file: &[u8], reference: &References) {
     );
 
     let expected = reference.images("guided.pred_noise", &device);
-    let denoiser = Denoiser::new(unet.clone(), 1000, Garment::from_label(7), 2.5, &device);
+    let denoiser = Denoiser::new(unet.clone(), 1000, Garment::from_label(7), 2.5);
     for (i, &t) in t.iter().take(3).enumerate() {
         let found = denoiser.predict(image(&x, i), t);
         assert_near(found, image(&expected, i), TOLERANCE, "guidance 2.5");
@@ -212,9 +212,8 @@ fn belongs_to(reference: &References, file: &[u8]) {
 /// The committed network has a say in every layer: without one of its tensors the answer changes.
 #[test]
 fn the_tiny_network_predicts_something() {
-    let device = kernels::cpu();
     let weights = load(&data("tiny.bpk"));
-    let answer = values(weights.probe(&device));
+    let answer = values(weights.probe());
     let spread = answer.iter().map(|v| v * v).sum::<f32>() / answer.len() as f32;
     assert!((0.05..20.0).contains(&spread), "{spread}");
     assert!(distance(&answer, &weights.expected_probe) < TOLERANCE);

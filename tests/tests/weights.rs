@@ -77,7 +77,7 @@ fn the_metadata_are_complete_and_the_network_answers() {
         );
         let counted = burn::module::Module::num_params(&weights.unet);
         assert_eq!(metadata.parameters, counted, "{file}");
-        let answer = values(weights.probe(&device));
+        let answer = values(weights.probe());
         assert!(distance(&answer, &weights.expected_probe) < 1e-4, "{file}");
 
         let mut altered = bytes.clone();
@@ -120,11 +120,7 @@ fn wardrobe(weights: Weights, seed: u32) -> (Vec<u8>, Vec<u8>) {
         .unwrap();
     let all: Vec<usize> = (0..timesteps).collect();
     let shifts = Garment::ALL
-        .map(|garment| {
-            weights
-                .unet
-                .shifts(&all, &vec![Some(garment); timesteps], &device)
-        })
+        .map(|garment| weights.unet.shifts(&all, &vec![Some(garment); timesteps]))
         .to_vec();
     let unet = weights.unet;
     let wardrobe = Wardrobe { unet, shifts };

@@ -83,7 +83,7 @@ impl<'a> Walker<'a> {
         x_t: Tensor<4>,
         mut look: impl FnMut(usize, &dyn Fn() -> Tensor<4>) -> ControlFlow<B>,
     ) -> ControlFlow<B, Vec<f32>> {
-        let denoiser = self.denoiser(walk, self.unet, self.device);
+        let denoiser = self.denoiser(walk, self.unet);
         let (plan, seed, count) = (walk.plan.clone(), walk.seed, streams.len());
         let mut number = 0;
         if let Some(process) = self.record(walk, &denoiser, &streams, &x_t) {
@@ -127,10 +127,9 @@ impl<'a> Walker<'a> {
         self.diffusion.schedule.timesteps()
     }
 
-    fn denoiser(&self, walk: &Walk, unet: &UNet, device: &Device) -> Denoiser {
+    fn denoiser(&self, walk: &Walk, unet: &UNet) -> Denoiser {
         let (garment, scale) = (walk.garment, walk.guidance_scale);
-        Denoiser::new(unet.clone(), self.timesteps(), garment, scale, device)
-            .trained_with(self.diffusion)
+        Denoiser::new(unet.clone(), self.timesteps(), garment, scale).trained_with(self.diffusion)
     }
 
     /// What was recorded for such a walk, now or before. `None` where the device does not replay, or
@@ -150,7 +149,7 @@ impl<'a> Walker<'a> {
             return None;
         }
         let ((images, guided), timesteps) = (kind, self.timesteps());
-        let recorded = RecordedProcess::record(self.unet, timesteps, images, guided, self.device);
+        let recorded = RecordedProcess::record(self.unet, timesteps, images, guided);
         let tried = recorded.and_then(|mut recorded| {
             // The CPU has nobody else to ask.
             if *self.device != kernels::cpu() {
@@ -186,7 +185,7 @@ impl<'a> Walker<'a> {
 
         let cpu = kernels::cpu();
         let unet = self.unet.clone().to_device(&cpu);
-        let denoiser = self.denoiser(walk, &unet, &cpu);
+        let denoiser = self.denoiser(walk, &unet);
         let last = streams.len() - 1;
         let x_t = ends(&numbers(x_t.clone()));
         let x_t = Tensor::<1>::from_floats(x_t.as_slice(), &cpu);

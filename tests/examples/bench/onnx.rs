@@ -52,7 +52,7 @@ pub fn exported() -> Result<Exported, Box<dyn Error>> {
 
     let t = 500;
     let x = gaussian_batch(1, 0..1, 0, t, &device);
-    let shifts = weights.unet.shifts(&[t], &[Some(Garment::Coat)], &device);
+    let shifts = weights.unet.shifts(&[t], &[Some(Garment::Coat)]);
     let [_, channels] = shifts.dims();
     let answer = weights.unet.forward_shifted(x.clone(), shifts.clone());
     let question = json!({ "t": t, "x": values(x), "shifts": values(shifts),

@@ -209,7 +209,7 @@ impl Engine {
         }
         self.tell_of_compiling().await;
         let unet = fashion_ddpm::UNetConfig::default().zeroed(device);
-        RecordedProcess::rehearse(&unet, TIMESTEPS, device);
+        RecordedProcess::rehearse(&unet, TIMESTEPS);
         answer.await
     }
 
@@ -268,9 +268,9 @@ impl Engine {
     /// compiled first, better now than while somebody watches.
     fn probe(&mut self) -> Result<Tensor<4>, Failure> {
         let mut process = self.recorded(1, false)?;
-        let (opened, weights) = self.ready()?;
+        let (_, weights) = self.ready()?;
         let schedule = &weights.diffusion.schedule;
-        let asked = weights::probe_recorded(&mut process, &weights.unet, schedule, &opened.device);
+        let asked = weights::probe_recorded(&mut process, &weights.unet, schedule);
         let answer = asked.map_err(Failure::device)?;
         self.keep(process);
         Ok(answer)
@@ -286,11 +286,9 @@ impl Engine {
         if let Some(at) = self.recorded.iter().position(|known| known.kind() == kind) {
             return Ok(self.recorded.swap_remove(at));
         }
-        let (opened, weights) = self.ready()?;
-        let timesteps = weights.metadata.timesteps;
-        let (unet, device) = (&weights.unet, &opened.device);
-        RecordedProcess::record(unet, timesteps, images as usize, guided, device)
-            .map_err(Failure::device)
+        let (_, weights) = self.ready()?;
+        let (images, timesteps) = (images as usize, weights.metadata.timesteps);
+        RecordedProcess::record(&weights.unet, timesteps, images, guided).map_err(Failure::device)
     }
 
     /// Takes a recording back, for the next run of its kind.
@@ -353,8 +351,8 @@ impl Engine {
         {
             return Ok(denoiser.clone());
         }
-        let (opened, weights) = self.ready()?;
-        let denoiser = weights.denoiser(garment, guidance, &opened.device);
+        let (_, weights) = self.ready()?;
+        let denoiser = weights.denoiser(garment, guidance);
         let denoiser = Rc::new(denoiser);
         self.denoiser = Some((garment, guidance, denoiser.clone()));
         Ok(denoiser)
