@@ -170,7 +170,7 @@ mod direct {
         for (k, to) in columns.iter_mut().enumerate() {
             let from = &b.values[k * b.row + first * b.column..];
             *to = match b.column {
-                1 => array::from_fn(|j| from[j]),
+                1 => *from.first_chunk().expect("`multiply` has looked"),
                 column => array::from_fn(|j| from[j * column]),
             };
         }
@@ -221,7 +221,7 @@ mod direct {
             // Transposed, so that rows lie side by side.
             for (k, column) in columns.iter().enumerate() {
                 let values = values[k * a.column..].first_chunk();
-                add(values.copied().unwrap_or([0.0; ROWS]), column);
+                add(*values.expect("`multiply` has looked"), column);
             }
         }
         for (i, sums) in sums.iter().enumerate() {
