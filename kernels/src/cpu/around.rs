@@ -1,4 +1,5 @@
-//! A convolution and what surrounds it, on the CPU.
+//! A convolution and what surrounds it, on the CPU: what comes before it is a copy of x in another order,
+//! and what comes after it is added in place.
 
 use std::cell::Cell;
 
@@ -78,6 +79,7 @@ pub(crate) fn conv2d_around(
         let shifts = shifts.map(Table::of);
         let shortcut =
             shortcut.map(|(way, x, weight)| (way, Source::floats(x), Source::floats(weight)));
+        // With all that is added, from the image that the kernel slides over to channels that are squares still.
         let convolve = move |x: &[f32], y: &mut [f32]| {
             convolution.forward(x, weight.values(), bias.values(), y);
             for_each_piece(y, image, |i, y| {

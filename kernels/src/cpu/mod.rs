@@ -1,5 +1,5 @@
-//! Our own operations for the CPU, as extensions of Burn's backend for it: this file turns tensors into
-//! calls, and the others hold what is called.
+//! Our own operations for the CPU. Those that take gradients extend Burn's backend, which this file asks for
+//! them; those of a step of sampling are made by [`recording`], and can be done again on the same memory.
 
 use burn::{
     backend::{Backend, Dispatch, DispatchDevice, Flex, backend_extension, tensor::FloatTensor},
