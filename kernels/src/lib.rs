@@ -112,7 +112,16 @@ fn not_made_for<T>(_: T) -> ! {
 /// - `weight`: `[d_in, d_out]`
 /// - `bias`: `[1 or rows, d_out]`
 /// - result: `[rows, d_out]`
+///
+/// # Panics
+/// If the shapes do not fit each other.
 pub fn linear(x: Tensor<2>, weight: Tensor<2>, bias: Tensor<2>, activate: bool) -> Tensor<2> {
+    let ([rows, d_in], [channels, d_out]) = (x.dims(), weight.dims());
+    let [bias_rows, columns] = bias.dims();
+    assert!(
+        d_in == channels && columns == d_out && (bias_rows == 1 || bias_rows == rows),
+        "linear: {rows} rows of {d_in} numbers, a weight for {channels}, and {bias_rows} rows of bias"
+    );
     #[cfg(feature = "cubecl")]
     if cube::runs_on(&x.device(), x.dtype()) {
         return cube::linear(x, weight, bias, activate);
@@ -260,7 +269,17 @@ pub fn concat(a: Tensor<4>, b: Tensor<4>) -> (Tensor<4>, Option<Tensor<4>>) {
 /// - `x`, result: `[batch, channels, height, width]`
 /// - `qkv`: `[batch, 3 channels, height, width]`, Q then K then V
 /// - `weight`: `[channels, channels, 1, 1]`; `bias`: `[channels]`
+///
+/// # Panics
+/// If the shapes do not fit each other.
 pub fn attention(x: Tensor<4>, qkv: Tensor<4>, weight: Tensor<4>, bias: Tensor<1>) -> Tensor<4> {
+    let [images, channels, height, width] = x.dims();
+    assert!(
+        qkv.dims() == [images, 3 * channels, height, width]
+            && weight.dims() == [channels, channels, 1, 1]
+            && bias.dims() == [channels],
+        "attention: queries, keys, values and the projection must fit x"
+    );
     #[cfg(feature = "cubecl")]
     if cube::runs_on(&x.device(), x.dtype())
         && let Some(y) = cube::attention(&x, &qkv, &weight, &bias)
@@ -320,8 +339,13 @@ pub fn replays(device: &Device) -> bool {
 /// - `prediction`: `[images, 1, height, width]`, or twice as many where guidance is on
 ///
 /// # Panics
-/// On a device that does not replay: there is no [`Resident`] for it.
+/// If these are others, or on a device that does not replay: there is no [`Resident`] for it.
 pub fn reverse_step(prediction: Tensor<4>, state: &Resident) {
+    assert_eq!(
+        prediction.dims()[0],
+        state.rows.dims()[0],
+        "reverse_step: one prediction for each row"
+    );
     #[cfg(feature = "cubecl")]
     if cube::runs_on(&prediction.device(), prediction.dtype()) {
         return cube::reverse_step(prediction, state);
@@ -337,6 +361,7 @@ pub fn reverse_step(prediction: Tensor<4>, state: &Resident) {
 /// # Panics
 /// If the shapes differ, or on a device that does not replay.
 pub fn assign<const D: usize>(target: &Tensor<D>, source: Tensor<D>) {
+    assert_eq!(target.dims(), source.dims(), "assign: other shapes");
     #[cfg(feature = "cubecl")]
     if cube::runs_on(&target.device(), target.dtype()) {
         return cube::assign(target, source);
@@ -352,6 +377,7 @@ pub fn assign<const D: usize>(target: &Tensor<D>, source: Tensor<D>) {
 /// # Panics
 /// As it does.
 pub fn assign_integers(target: &Tensor<1, Int>, source: Tensor<1, Int>) {
+    assert_eq!(target.dims(), source.dims(), "assign: other shapes");
     #[cfg(feature = "cubecl")]
     if cube::runs_on(&target.device(), DType::F32) {
         return cube::assign_integers(target, source);
@@ -376,6 +402,11 @@ pub fn rows<const D: usize>(x: &Tensor<D>, first: usize, count: usize) -> Tensor
     return cpu::rows(x, first, count);
     #[cfg(not(feature = "cpu"))]
     not_made_for((x, first, count))
+}
+
+/// The complaint of a device that does not replay.
+fn cannot_record(device: &Device) -> String {
+    format!("steps cannot be recorded on {device:?}")
 }
 
 /// How often work is done in earnest before it is recorded.
@@ -403,7 +434,7 @@ impl Recording {
     /// crate are noticed.
     ///
     /// # Errors
-    /// The device's complaint, where it does not replay. The device may then refuse other recordings.
+    /// The device's complaint. It may then refuse other recordings.
     pub fn of(device: &Device, times: usize, work: impl FnMut()) -> Result<Self, String> {
         #[cfg(feature = "cubecl")]
         if cube::runs_on(device, DType::F32) {
@@ -414,7 +445,7 @@ impl Recording {
             return Ok(Self(Graph::Cpu(cpu::Graph::capture(times, work))));
         }
         let _ = (times, work);
-        Err(format!("steps cannot be recorded on {device:?}"))
+        Err(cannot_record(device))
     }
 
     /// Issues the launches once more, on the memory they were recorded with.

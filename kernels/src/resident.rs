@@ -55,10 +55,13 @@ pub struct ResidentShape {
 }
 
 impl Resident {
-    /// Memory for such a walk, all zeros; `None` on a device without kernels for it.
-    pub fn new(shape: ResidentShape, device: &Device) -> Option<Self> {
+    /// Memory for such a walk, all zeros.
+    ///
+    /// # Errors
+    /// On a device that does not replay.
+    pub fn new(shape: ResidentShape, device: &Device) -> Result<Self, String> {
         if !crate::replays(device) {
-            return None;
+            return Err(crate::cannot_record(device));
         }
         let ResidentShape {
             images,
@@ -71,7 +74,7 @@ impl Resident {
         } = shape;
         let halves = 1 + usize::from(guided);
         let image = [images, 1, size, size];
-        Some(Self {
+        Ok(Self {
             x: zeros(image, device),
             previous: zeros(image, device),
             rows: integer_zeros(halves * images, device),

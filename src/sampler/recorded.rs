@@ -11,7 +11,7 @@
 
 use std::ops::Range;
 
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::tensor::{Int, Tensor, TensorData};
 use kernels::{COEFFICIENTS, IN_EARNEST, Recording, Resident, ResidentShape};
 
 use super::Step;
@@ -46,7 +46,6 @@ pub struct RecordedProcess {
     /// Read by every step.
     unet: UNet,
     shape: ResidentShape,
-    device: Device,
     /// Of the walk; none before there is one.
     denoiser: Option<Denoiser>,
     plan: Vec<Step>,
@@ -70,8 +69,7 @@ impl RecordedProcess {
     ) -> Result<Self, String> {
         let device = unet.device();
         let shape = shape(unet, timesteps, images, guided);
-        let state = Resident::new(shape, &device)
-            .ok_or_else(|| format!("steps cannot be recorded on {device:?}"))?;
+        let state = Resident::new(shape, &device)?;
         let unet = unet.resident();
         let recording = Recording::of(&device, 1, || launch(&unet, &state))?;
         Ok(Self {
@@ -80,7 +78,6 @@ impl RecordedProcess {
             state,
             unet,
             shape,
-            device,
             denoiser: None,
             plan: Vec::new(),
             seed: 0,
@@ -93,7 +90,7 @@ impl RecordedProcess {
     /// recording of it is going to need is compiled then. Nothing waits for that.
     pub fn rehearse(unet: &UNet, timesteps: usize) {
         let shape = shape(unet, timesteps, 1, false);
-        if let Some(state) = Resident::new(shape, &unet.device()) {
+        if let Ok(state) = Resident::new(shape, &unet.device()) {
             let unet = unet.resident();
             let row = kernels::rows(&state.shifts, 0, 1);
             kernels::assign(&row, unet.shifts(&[0], &[None]));
@@ -125,7 +122,7 @@ impl RecordedProcess {
         let guidance_scale = denoiser.guidance_scale();
         assert!(guidance_scale.is_some() == guided && plan.len() <= steps);
         assert_eq!(streams.len(), images);
-        let (device, state) = (&self.device, &self.state);
+        let (device, state) = (&self.unet.device(), &self.state);
 
         // A row a step, and rows that nobody reads.
         let mut coefficients = vec![0.0; steps * COEFFICIENTS];
@@ -205,7 +202,7 @@ impl RecordedProcess {
                 // What is done in earnest before it is recorded are the walk's next steps. Without the
                 // recording the walk goes on step by step.
                 let work = || launch(&self.unet, &self.state);
-                let stride = Recording::of(&self.device, STRIDE, work);
+                let stride = Recording::of(&self.unet.device(), STRIDE, work);
                 self.stride = Some(stride.ok());
                 self.taken += IN_EARNEST;
                 return Ok(IN_EARNEST);
@@ -248,7 +245,7 @@ impl RecordedProcess {
             })
             .collect();
         let shape = [count, images, IMAGE_SIZE, IMAGE_SIZE];
-        let noise = Tensor::from_data(TensorData::new(values, shape), &self.device);
+        let noise = Tensor::from_data(TensorData::new(values, shape), &self.unet.device());
         let target = kernels::rows(&self.state.noise, rows.start, count);
         kernels::assign(&target, noise);
     }

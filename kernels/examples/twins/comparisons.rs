@@ -360,7 +360,7 @@ impl<Report: FnMut(&str, &str, f32)> Comparisons<Report> {
                 let row = |i: usize| (step + i / images * STEPS) as i32;
                 (0..halves * images).map(row).collect()
             };
-            let state = Resident::new(shape, &self.device).ok_or("this device does not replay")?;
+            let state = Resident::new(shape, &self.device)?;
             let recording = Recording::of(&self.device, 1, || {
                 kernels::reverse_step(prediction.clone(), &state);
             })?;

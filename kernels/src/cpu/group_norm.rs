@@ -210,15 +210,8 @@ mod backward {
             let [x, gamma, beta] =
                 ids.map(|id| checkpointer.retrieve_node_output::<FlexTensor>(id));
             let dims = dims(&x);
-            let [batch, channels, height, width] = dims;
-            let shape = Normalisation {
-                batch,
-                channels,
-                plane: height * width,
-                groups,
-                epsilon: 0.0,
-                activate,
-            };
+            let channels = dims[1];
+            let shape = Normalisation::new(dims, [channels; 2], groups, 0.0, activate);
             let inputs = [x, gamma, beta].map(Values::of);
             let dy = Values::of(grads.consume::<Flex>(&ops.node));
             let [dx, dgamma, dbeta] = gradients(

@@ -258,6 +258,10 @@ impl Target<i32> {
 
 impl<T> Target<T> {
     fn of(x: FlexTensor) -> Self {
+        assert!(
+            x.data_arc().property() == AllocationProperty::Other,
+            "only what a recording or a `Resident` made is overwritten"
+        );
         let (address, length) = place(&x);
         Self {
             _tensor: Some(x),
@@ -274,7 +278,7 @@ impl<T> Target<T> {
     }
 
     /// # Safety
-    /// Nobody else may be using these values, and they must be in memory that was made by this file.
+    /// Nobody else may be using these values.
     #[allow(clippy::mut_from_ref)]
     pub(super) unsafe fn values(&self) -> &mut [T] {
         // SAFETY: so many values stand there, in cells that may be written; the rest is promised.

@@ -14,12 +14,11 @@ use crate::{
 pub(crate) fn reverse_step(prediction: Tensor<4>, state: &Resident) {
     let [images, _, height, width] = state.x.dims();
     let pixels = height * width;
-    let answers = state.rows.dims()[0];
     let [table_rows, columns] = state.coefficients.dims();
     let ([noise_rows, ..], [log_rows, ..]) = (state.noise.dims(), state.log.dims());
-    assert!(
-        prediction.dims()[0] == answers && columns == COEFFICIENTS,
-        "reverse_step: one prediction for each row, and {COEFFICIENTS} coefficients a step"
+    assert_eq!(
+        columns, COEFFICIENTS,
+        "reverse_step: coefficients of a step"
     );
     let prediction = Source::floats(prediction);
     let coefficients = Source::floats(state.coefficients.clone());
