@@ -5,7 +5,8 @@
 
 use std::{
     io::{BufRead, BufReader, Read},
-    path::{Path, PathBuf},
+    net::{Ipv4Addr, TcpListener, TcpStream},
+    path::Path,
     process::{Child, Command, Stdio},
     sync::{Mutex, MutexGuard, PoisonError},
     thread,
@@ -29,6 +30,31 @@ pub enum Gpu {
     Missing,
 }
 
+/// A browser that is of different make than the others.
+pub struct Make {
+    /// What it is called.
+    pub name: &'static str,
+    /// Starts it.
+    pub start: fn() -> Browser,
+}
+
+/// One of each make, without WebGPU where there is a choice.
+pub const MAKES: &[Make] = &[
+    Make {
+        name: "Chromium",
+        start: || Browser::chromium(Gpu::NoAdapter),
+    },
+    Make {
+        name: "Firefox",
+        start: Browser::firefox,
+    },
+    #[cfg(target_os = "linux")]
+    Make {
+        name: "WebKit",
+        start: Browser::webkit,
+    },
+];
+
 /// One browser at a time: two that compute would starve each other on a small machine.
 static TURN: Mutex<()> = Mutex::new(());
 
@@ -42,7 +68,8 @@ const ELEMENT: &str = "element-6066-11e4-a52e-4f735466cecf";
 pub struct Browser {
     agent: ureq::Agent,
     session: String,
-    driver: Child,
+    /// The driver, and what it needs.
+    programs: Vec<Child>,
     chromium: bool,
     _turn: MutexGuard<'static, ()>,
 }
@@ -63,6 +90,11 @@ impl Browser {
     /// # Panics
     /// Where it does not start.
     pub fn chromium(gpu: Gpu) -> Self {
+        Self::chromium_with(gpu, &[])
+    }
+
+    /// [`Self::chromium`], with more arguments of its command line.
+    pub fn chromium_with(gpu: Gpu, more: &[&str]) -> Self {
         let mut arguments = vec![
             "--headless=new",
             "--no-sandbox",
@@ -73,6 +105,7 @@ impl Browser {
             "--no-first-run",
             "--window-size=1280,1000",
         ];
+        arguments.extend(more);
         if gpu == Gpu::Hardware {
             arguments.extend([
                 "--enable-unsafe-webgpu",
@@ -95,8 +128,8 @@ impl Browser {
             },
             "goog:loggingPrefs": { "browser": "ALL" },
         });
-        let driver = prepared("FASHION_DDPM_CHROMEDRIVER");
-        let browser = Self::start(driver, &["--port=0"], &capabilities, true);
+        let driver = || start_driver(&prepared("FASHION_DDPM_CHROMEDRIVER"), &["--port=0"]);
+        let browser = Self::start(driver, &capabilities, true);
         browser.at_first(LISTEN);
         if gpu == Gpu::Missing {
             browser.at_first("delete Navigator.prototype.gpu");
@@ -133,24 +166,43 @@ impl Browser {
                 "prefs": { "dom.webgpu.enabled": true, "gfx.webgpu.ignore-blocklist": true },
             },
         });
-        let driver = prepared("FASHION_DDPM_GECKODRIVER");
-        Self::start(driver, &["--port", "0"], &capabilities, false)
+        let driver = || start_driver(&prepared("FASHION_DDPM_GECKODRIVER"), &["--port", "0"]);
+        Self::start(driver, &capabilities, false)
     }
 
-    fn start(driver: PathBuf, arguments: &[&str], capabilities: &Value, chromium: bool) -> Self {
+    /// WebKit, which is what Safari is made of, in the window that its Linux port brings along. It has
+    /// no WebGPU.
+    ///
+    /// # Panics
+    /// Where it does not start.
+    #[cfg(target_os = "linux")]
+    pub fn webkit() -> Self {
+        // It knows no headless way: its window is on a screen that is nowhere but in memory.
+        let (screen, display) = start_screen(&prepared("FASHION_DDPM_XVFB"));
+        let driver = || start_webkit(&prepared("FASHION_DDPM_WEBKITDRIVER"), &display);
+        let mut browser = Self::start(driver, &json!({}), false);
+        browser.programs.push(screen);
+        browser
+    }
+
+    fn start(
+        driver: impl Fn() -> Option<(Child, u16)>,
+        capabilities: &Value,
+        chromium: bool,
+    ) -> Self {
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         // Chromium's driver picks a port for one protocol of the internet, and gives up where the
         // other one has it in use: that is nobody's fault, and the next port will do.
         let (driver, port) = (0..5)
-            .find_map(|_| start_driver(&driver, arguments))
-            .expect("a driver announces its port");
+            .find_map(|_| driver())
+            .expect("a driver listens to a port");
         let config = ureq::Agent::config_builder()
             .http_status_as_error(false)
             .timeout_global(Some(PATIENCE));
         let mut browser = Self {
             agent: config.build().into(),
             session: format!("http://127.0.0.1:{port}/session"),
-            driver,
+            programs: vec![driver],
             chromium,
             _turn: turn,
         };
@@ -459,8 +511,10 @@ impl Drop for Browser {
     fn drop(&mut self) {
         self.request("DELETE", self.session.clone(), &Value::Null)
             .ok();
-        self.driver.kill().ok();
-        self.driver.wait().ok();
+        for program in &mut self.programs {
+            program.kill().ok();
+            program.wait().ok();
+        }
     }
 }
 
@@ -488,6 +542,46 @@ fn start_driver(driver: &Path, arguments: &[&str]) -> Option<(Child, u16)> {
     };
     thread::spawn(move || lines.for_each(drop));
     Some((child, port))
+}
+
+/// Starts WebKit's driver on a screen. It announces no port, so one is looked for beforehand.
+#[cfg(target_os = "linux")]
+fn start_webkit(driver: &Path, display: &str) -> Option<(Child, u16)> {
+    let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).ok()?;
+    let port = free.local_addr().ok()?.port();
+    drop(free);
+    let mut child = Command::new(driver)
+        .arg(format!("--port={port}"))
+        .env("DISPLAY", display)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap_or_else(|error| panic!("{}: {error}", driver.display()));
+    loop {
+        if TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            return Some((child, port));
+        }
+        if child.try_wait().ok()?.is_some() {
+            return None;
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Starts a screen in memory, and reads its name.
+#[cfg(target_os = "linux")]
+fn start_screen(xvfb: &Path) -> (Child, String) {
+    let mut child = Command::new(xvfb)
+        .args(["-displayfd", "1", "-screen", "0", "1280x1000x24"])
+        .args(["-nolisten", "tcp"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap_or_else(|error| panic!("{}: {error}", xvfb.display()));
+    let mut number = String::new();
+    let mut lines = BufReader::new(child.stdout.take().expect("piped"));
+    lines.read_line(&mut number).expect("a screen has a number");
+    (child, format!(":{}", number.trim()))
 }
 
 /// Collects the page's events from its first moment.

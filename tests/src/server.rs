@@ -56,6 +56,7 @@ struct State {
     once: HashMap<String, Fault>,
     more: HashMap<String, Vec<u8>>,
     asked: Vec<String>,
+    unplugged: bool,
     line: Option<Line>,
     /// When the line has carried all that was put on it.
     free: Option<Instant>,
@@ -109,6 +110,11 @@ impl Server {
     /// This goes wrong with a file the next time it is asked for, and not again.
     pub fn fault_once(&self, file: &str, fault: Fault) {
         self.state().once.insert(file.to_owned(), fault);
+    }
+
+    /// From now on there is no network.
+    pub fn unplug(&self) {
+        self.state().unplugged = true;
     }
 
     /// One more file than the folder has.
@@ -177,6 +183,9 @@ impl Server {
         };
         let path = target.split('?').next().unwrap_or_default().to_owned();
         self.state().asked.push(path.clone());
+        if self.state().unplugged {
+            return Ok(());
+        }
         let file = match path.strip_prefix(SUB_PATH) {
             Some("") => "index.html",
             Some(file) => file,

@@ -1,5 +1,5 @@
-//! Our kernels for GPUs and for the CPU against their plain twins, in browsers whose WebGPU is of different
-//! make: what `kernels/examples/twins` compares there, judged here.
+//! Our kernels for GPUs and for the CPU against their plain twins, in browsers whose WebGPU and WebAssembly are
+//! of different make: what `kernels/examples/twins` compares there, judged here.
 
 use std::collections::BTreeMap;
 
@@ -26,22 +26,29 @@ const COMPARISONS: [(&str, usize); 6] = [
 
 #[test]
 fn kernels_equal_their_plain_twins_in_chromium() {
-    kernels_equal_their_plain_twins(&Browser::chromium(Gpu::Software));
+    let browser = Browser::chromium(Gpu::Software);
+    kernels_equal_their_plain_twins(&browser, &["software", "gpu", "cpu"]);
 }
 
 #[test]
 fn kernels_equal_their_plain_twins_in_firefox() {
-    kernels_equal_their_plain_twins(&Browser::firefox());
+    kernels_equal_their_plain_twins(&Browser::firefox(), &["software", "gpu", "cpu"]);
 }
 
-/// Every kernel equals its twin, in the cut for GPUs, in the cut for software, and on the CPU.
-fn kernels_equal_their_plain_twins(browser: &Browser) {
+#[cfg(target_os = "linux")]
+#[test]
+fn kernels_equal_their_plain_twins_in_webkit() {
+    kernels_equal_their_plain_twins(&Browser::webkit(), &["cpu"]);
+}
+
+/// Every kernel equals its twin: in the cut for software, in the cut for GPUs, or on the CPU.
+fn kernels_equal_their_plain_twins(browser: &Browser, subjects: &[&str]) {
     let server = Server::of(prepared("FASHION_DDPM_TWINS"));
     server.add(
         "twins.html",
         b"<!doctype html><title>Twins</title>".to_vec(),
     );
-    for subject in ["software", "gpu", "cpu"] {
+    for subject in subjects {
         // A page of its own, and with it a device of its own.
         browser.open(&server.url("twins.html"));
         let rows = browser.script_async(COMPARE, json!([subject]));

@@ -12,7 +12,7 @@ use fashion_ddpm::{
     sampler::to_pixels,
 };
 use fashion_ddpm_tests::{
-    browser::{Browser, Gpu},
+    browser::{Browser, Gpu, MAKES, Make},
     data, distance, load,
     page::{
         LEVELS, Picture, assert_quiet, default_entry, default_weights, dist, weights_index,
@@ -1042,32 +1042,39 @@ fn without_webgpu_the_cpu_engine_takes_over_and_says_why() {
 fn what_does_not_arrive_becomes_a_sentence() {
     let file = format!("weights/{}", default_entry().file);
     let (file, engine) = (file.as_str(), "engine-cpu_bg.wasm");
-    let chromium: fn() -> Browser = || Browser::chromium(Gpu::NoAdapter);
     let (line, again) = ("Check the connection", "fetch it again");
-    for (browser, file, fault, code, words) in [
-        (chromium, file, Fault::Missing, "weights-missing", "404"),
-        (chromium, file, Fault::CutOff, "weights-missing", line),
-        (chromium, file, Fault::Truncated, "weights-invalid", again),
-        (chromium, file, Fault::Altered, "weights-invalid", again),
+    let anywhere = [
+        (file, Fault::Missing, "weights-missing", "404"),
+        (file, Fault::Truncated, "weights-invalid", again),
+        (file, Fault::Altered, "weights-invalid", again),
         (
-            chromium,
             "weights/index.json",
             Fault::Missing,
             "weights-missing",
             "404",
         ),
-        (chromium, "engine-cpu.js", Fault::Missing, "engine", line),
-        (chromium, engine, Fault::Missing, "engine", "404"),
-        // Browsers have words of their own for what breaks off while it is compiled.
-        (chromium, engine, Fault::CutOff, "engine", line),
-        (Browser::firefox, engine, Fault::CutOff, "engine", line),
-    ] {
+        ("engine-cpu.js", Fault::Missing, "engine", line),
+        (engine, Fault::Missing, "engine", "404"),
+        (engine, Fault::Altered, "engine", line),
+    ];
+    // Each browser has words of its own for what breaks off, or takes it for all there is.
+    let differing = [
+        (file, Fault::CutOff, "weights-missing", line),
+        (engine, Fault::CutOff, "engine", line),
+    ];
+    let chromium = &MAKES[0];
+    let cases = (anywhere.iter().map(|case| (chromium, case))).chain(
+        MAKES
+            .iter()
+            .flat_map(|make| differing.iter().map(move |case| (make, case))),
+    );
+    for (Make { name, start }, &(file, fault, code, words)) in cases {
         let server = Server::of(dist());
         server.fault(file, fault);
-        let browser = browser();
+        let browser = start();
         browser.open(&server.url("?engine=cpu"));
         let error = browser.wait_for("error");
-        let what = format!("{file} {fault:?}: {error}");
+        let what = format!("{file} {fault:?} in {name}: {error}");
         assert_eq!(error["code"], code, "{what}");
         let message = error["message"].as_str().unwrap_or_default();
         assert!(
@@ -1083,6 +1090,30 @@ fn what_does_not_arrive_becomes_a_sentence() {
             "{what}"
         );
     }
+}
+
+/// What the page itself says first of what went wrong.
+fn complaint(browser: &Browser) -> String {
+    browser.wait("the page complains", || {
+        let errors = browser.events("error").into_iter();
+        let own = { errors }.find(|error| error["code"] != "uncaught")?;
+        own["message"].as_str().map(str::to_owned)
+    })
+}
+
+/// Whoever has an old browser hears what is missing, and not that the connection is bad.
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn a_browser_without_simd_hears_so() {
+    let server = Server::of(dist());
+    // On a processor without these there is none in Chromium.
+    let browser = Browser::chromium_with(Gpu::NoAdapter, &["--js-flags=--no-enable-sse4-1"]);
+    browser.open(&server.url("?engine=cpu"));
+    let message = complaint(&browser);
+    assert!(
+        message.contains("SIMD") && message.contains("Safari 16.4"),
+        "{message}"
+    );
 }
 
 /// Weights that the list takes for those of another epoch are not asked for over and over.
@@ -1241,16 +1272,87 @@ fn the_programs_choice_of_an_engine_counts() {
 #[test]
 fn what_broke_off_early_is_fetched_again() {
     let weights = format!("weights/{}", default_entry().file);
-    for file in [weights.as_str(), "engine-cpu_bg.wasm"] {
-        for fault in [Fault::CutOff, Fault::Missing] {
+    let chromium = &MAKES[0];
+    let makes = MAKES.iter().map(|make| (make, Fault::CutOff));
+    for (Make { name, start }, fault) in makes.chain([(chromium, Fault::Missing)]) {
+        for file in [weights.as_str(), "engine-cpu_bg.wasm"] {
             let server = Server::of(dist());
             server.fault_once(file, fault);
-            let browser = Browser::chromium(Gpu::NoAdapter);
+            let browser = start();
             open(&browser, &server, "?engine=cpu&sampler=ddim&steps=2");
             browser.click(&browser.find("button", "Sample a garment"));
             browser.wait_for("done");
-            assert_eq!(times(file, &asked(&server)), 2, "{file} {fault:?}");
+            let times = times(file, &asked(&server));
+            assert_eq!(times, 2, "{file} {fault:?} in {name}");
         }
+    }
+}
+
+/// A first visit, of which all that it asked for is kept for the next one.
+fn visit(browser: &Browser, server: &Server) {
+    open(browser, server, VISIT);
+    let kept = "
+        const names = await caches.keys();
+        const caching = names.map(async (name) => (await caches.open(name)).keys());
+        return (await Promise.all(caching)).flat().map(({ url }) => new URL(url).pathname);";
+    let asked = asked(server);
+    browser.wait("the visit is kept", || {
+        let kept = browser.script_async(kept, json!([]));
+        let kept: Vec<String> = serde_json::from_value(kept).expect("paths");
+        asked.iter().all(|path| kept.contains(path)).then_some(())
+    });
+}
+
+const VISIT: &str = "?engine=cpu&sampler=ddim&steps=2";
+
+#[test]
+fn a_second_visit_needs_no_network() {
+    for Make { name, start } in MAKES {
+        let server = Server::of(dist());
+        let browser = start();
+        visit(&browser, &server);
+        server.unplug();
+        open(&browser, &server, "?engine=cpu&seed=8&sampler=ddim&steps=3");
+        browser.click(&browser.find("button", "Sample a garment"));
+        let done = browser.wait_for("done");
+        assert_eq!(done["seed"], 8, "{name}");
+        assert_eq!(browser.count("frame"), 3, "{name}");
+    }
+}
+
+/// Half of what is kept of a file.
+const HALVE: &str = "
+    for (const name of await caches.keys()) {
+        const cache = await caches.open(name);
+        const { url } = (await cache.keys()).find(({ url }) => url.includes(args[0]));
+        const kept = await cache.match(url);
+        const body = await kept.blob();
+        await cache.put(url, new Response(body.slice(0, body.size / 2), kept));
+    }";
+
+/// What is broken where it is kept does not keep the page from working for ever: the page says so, and
+/// reloading helps.
+#[test]
+fn what_was_kept_broken_is_fetched_again() {
+    for file in [
+        hashed("app-", ".js"),
+        hashed("app-", "_bg.wasm"),
+        "engine-cpu.js".to_owned(),
+        "engine-cpu_bg.wasm".to_owned(),
+        default_entry().file,
+    ] {
+        let server = Server::of(dist());
+        let browser = Browser::chromium(Gpu::NoAdapter);
+        visit(&browser, &server);
+        browser.script_async(HALVE, json!([file]));
+        browser.open(&server.url(VISIT));
+        let message = complaint(&browser);
+        let help = ["eload the page", "Check the connection"];
+        assert!(
+            help.iter().any(|help| message.contains(help)),
+            "{file}: {message}"
+        );
+        open(&browser, &server, VISIT);
     }
 }
 
@@ -1288,7 +1390,7 @@ fn who_saves_data_downloads_what_is_used() {
 }
 
 #[test]
-fn firefox_paints_the_trainers_picture_too() {
+fn other_browsers_paint_the_trainers_picture_too() {
     let picture = Picture {
         seed: 31,
         garment: "t-shirt",
@@ -1299,15 +1401,21 @@ fn firefox_paints_the_trainers_picture_too() {
     };
     let (_, expected) = picture.sample(&default_weights());
     let server = Server::of(dist());
-    let browser = Browser::firefox();
-    for (engine, name) in [("cpu", "CPU (WebAssembly)"), ("webgpu", "WebGPU (")] {
-        browser.open(&server.url(&picture.query(engine)));
-        browser.click(&browser.wait_enabled("button", "Sample a garment"));
-        let done = browser.wait_for("done");
-        assert!(browser.status().contains(name), "{}", browser.status());
-        assert_eq!(browser.count("frame"), 40);
-        let what = format!("{engine} in Firefox and trainer");
-        assert_same_picture(&pixels(&done), &expected, &what);
+    for Make { name: make, start } in &MAKES[1..] {
+        let browser = start();
+        for (engine, name) in [("cpu", "CPU (WebAssembly)"), ("webgpu", "WebGPU (")] {
+            if (*make, engine) == ("WebKit", "webgpu") {
+                // It has none.
+                continue;
+            }
+            browser.open(&server.url(&picture.query(engine)));
+            browser.click(&browser.wait_enabled("button", "Sample a garment"));
+            let done = browser.wait_for("done");
+            assert!(browser.status().contains(name), "{}", browser.status());
+            assert_eq!(browser.count("frame"), 40);
+            let what = format!("{engine} in {make} and trainer");
+            assert_same_picture(&pixels(&done), &expected, &what);
+        }
     }
 }
 

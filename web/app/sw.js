@@ -3,7 +3,7 @@
 // Registered as sw.js?v=BUILD: a new build is a new service worker with a cache of its own, and the
 // old cache goes when the new worker takes over. The document and the list of weights come from the
 // network wherever there is one, so that a new build is found at once; everything else has its
-// version in its address and never changes under it.
+// version in its address and never changes under it, unless whoever finds it broken throws it out.
 
 const build = new URL(self.location.href).searchParams.get("v") ?? "none";
 const prefix = `fashion-ddpm ${self.registration.scope} `;
@@ -38,7 +38,8 @@ self.addEventListener("message", (event) => {
       const request = new Request(address);
       if (!ours(new URL(address)) || (await cache.match(key(request)))) continue;
       const response = await fetch(request).catch(() => null);
-      if (response?.ok) await cache.put(key(request), response);
+      // What breaks off on its way is not kept; the rest is.
+      if (response?.ok) await cache.put(key(request), response).catch(() => {});
     }
   };
   event.waitUntil(keep());
@@ -48,27 +49,28 @@ self.addEventListener("fetch", (event) => {
   const { request } = event;
   const url = new URL(request.url);
   if (request.method !== "GET" || !ours(url)) return;
-  event.respondWith(versioned(url) && request.mode !== "navigate" ? fromCache(request) : fromNetwork(request));
+  event.respondWith(versioned(url) && request.mode !== "navigate" ? fromCache(event) : fromNetwork(event));
 });
 
-async function fromCache(request) {
+async function fromCache(event) {
   const cache = await caches.open(name);
-  const kept = await cache.match(request.url);
-  if (kept) return kept;
-  const response = await fetch(request);
-  if (response.ok) await cache.put(request.url, response.clone()).catch(() => {});
-  return response;
+  return (await cache.match(event.request.url)) ?? fetchAndKeep(event, cache);
 }
 
-async function fromNetwork(request) {
+async function fromNetwork(event) {
   const cache = await caches.open(name);
   try {
-    const response = await fetch(request);
-    if (response.ok) await cache.put(key(request), response.clone()).catch(() => {});
-    return response;
+    return await fetchAndKeep(event, cache);
   } catch (error) {
-    const kept = await cache.match(key(request));
+    const kept = await cache.match(key(event.request));
     if (kept) return kept;
     throw error;
   }
+}
+
+// The page need not wait until all of it is kept.
+async function fetchAndKeep(event, cache) {
+  const response = await fetch(event.request);
+  if (response.ok) event.waitUntil(cache.put(key(event.request), response.clone()).catch(() => {}));
+  return response;
 }

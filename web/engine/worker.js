@@ -22,7 +22,7 @@ self.fetch = async (url, ...rest) => {
 self.onmessage = (event) => {
   const { data } = event;
   if (data.weights) expect(data.weights);
-  if (data.engine) start(data).catch((error) => fail(error.message ?? String(error)));
+  if (data.engine) start(data);
   if (!Array.isArray(data)) return;
   waiting.push(event);
   const [request] = data;
@@ -51,6 +51,15 @@ function fetchAhead({ url, bytes }) {
   ahead.set(url, fetchWhole().catch(() => null));
 }
 
+// What is broken is kept no longer (see web/app/sw.js), so that reloading the page helps.
+self.forget = async (url) => {
+  try {
+    for (const name of await caches.keys()) await (await caches.open(name)).delete(url);
+  } catch {
+    // Where nothing can be kept.
+  }
+};
+
 // A trap that is no panic (out of memory, a stack too deep) ends here.
 self.addEventListener("error", (event) => stopped(event.message));
 self.addEventListener("unhandledrejection", (event) => stopped(event.reason?.message ?? event.reason));
@@ -70,7 +79,18 @@ function fail(message) {
 async function start({ engine, port }) {
   // The same version of both as of this file.
   const address = (file) => new URL(file + new URL(import.meta.url).search, import.meta.url).href;
-  const [js, wasm] = [`engine-${engine}.js`, `engine-${engine}_bg.wasm`].map(address);
+  const files = [`engine-${engine}.js`, `engine-${engine}_bg.wasm`].map(address);
+  try {
+    await run(...files, port);
+  } catch (error) {
+    await Promise.all(files.map(self.forget));
+    fail(error.message ?? String(error));
+    return;
+  }
+  for (const event of waiting) self.onmessage(event);
+}
+
+async function run(js, wasm, port) {
   const fetched = port ? next(port).then((module) => module ?? fetchModule(wasm)) : fetchModule(wasm);
   const [glue, module] = await Promise.all([importGlue(js), fetched]);
   try {
@@ -78,16 +98,10 @@ async function start({ engine, port }) {
     await glue.default({ module_or_path: module });
   } catch (error) {
     const reason = error.message ?? error;
-    // What breaks off on its way, to Chromium and to Firefox. A module that they cannot read is a
-    // CompileError.
-    const isBroken = error instanceof TypeError || error instanceof DOMException;
-    if (isBroken) throw unreachable(wasm, reason);
     throw new Error(
-      `This browser could not start the engine (${reason}). ` +
-        "It needs WebAssembly with SIMD: Chrome or Edge 91, Firefox 89, Safari 16.4, or later.",
+      `The engine from ${wasm} could not be started (${reason}). Check the connection and reload the page.`,
     );
   }
-  for (const event of waiting) self.onmessage(event);
 }
 
 async function importGlue(url) {
@@ -133,7 +147,12 @@ function counted(body, part, total) {
       }
       controller.enqueue(chunk);
     },
-    flush: tell,
+    flush(controller) {
+      tell();
+      // Not every browser takes that for a failure: WebKit's network on Linux does not.
+      const brokeOff = total !== null && received < total;
+      if (brokeOff) controller.error(new TypeError(`it broke off after ${received} of ${total} bytes`));
+    },
   });
   return body.pipeThrough(counting);
 }

@@ -110,11 +110,7 @@ fn run_all(toolbox: &mut Toolbox, report: &mut Report) -> Result<(), Failure> {
         .env("FASHION_DDPM_DIST", page::dist(toolbox))
         .env("FASHION_DDPM_WASM_DIR", page::modules(toolbox))
         .env("FASHION_DDPM_TWINS", twins)
-        .env("FASHION_DDPM_CHROMIUM", browsers.chromium)
-        .env("FASHION_DDPM_CHROMEDRIVER", browsers.chromedriver)
-        .env("FASHION_DDPM_FIREFOX", browsers.firefox)
-        .env("FASHION_DDPM_GECKODRIVER", browsers.geckodriver)
-        .env("FASHION_DDPM_AXE", browsers.axe);
+        .envs(browsers);
     // Compiling is most of the first run and nothing of the next: a figure of its own.
     let mut compile = cargo(toolbox, "test");
     compile
@@ -143,7 +139,7 @@ fn run_all(toolbox: &mut Toolbox, report: &mut Report) -> Result<(), Failure> {
 
 /// Sets up, times our own operations against Burn's and our engines against onnxruntime-web, and
 /// says where the figures are. The browser is Chromium, on its `software` or the machine's own
-/// `hardware`, or else `firefox`. With a word, only what the browser measures under a title that contains
+/// `hardware`, or else `firefox` or `webkit`. With a word, only what the browser measures under a title that contains
 /// it.
 ///
 /// # Errors
@@ -184,10 +180,7 @@ pub fn bench(
         .arg(place)
         .arg(steps.to_string())
         .args(word)
-        .env("FASHION_DDPM_CHROMIUM", browsers.chromium)
-        .env("FASHION_DDPM_CHROMEDRIVER", browsers.chromedriver)
-        .env("FASHION_DDPM_FIREFOX", browsers.firefox)
-        .env("FASHION_DDPM_GECKODRIVER", browsers.geckodriver);
+        .envs(browsers);
     echo(&mut engines, &mut keep)?;
     if word.is_none() {
         page::print_sizes(toolbox)?;

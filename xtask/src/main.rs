@@ -56,6 +56,9 @@ enum Chore {
         /// Let Firefox compute, on the adapter that it finds
         #[arg(long, conflicts_with = "hardware")]
         firefox: bool,
+        /// Let WebKit compute, on the CPU: it has no WebGPU on Linux, and is driven nowhere else
+        #[arg(long, conflicts_with_all = ["hardware", "firefox"])]
+        webkit: bool,
         /// Steps of each measurement; 1000 is a picture
         #[arg(long, default_value_t = 10)]
         steps: u32,
@@ -131,12 +134,14 @@ fn run(chore: Chore) -> Result<(), Failure> {
         Chore::Bench {
             hardware,
             firefox,
+            webkit,
             steps,
             word,
         } => {
-            let place = match (hardware, firefox) {
-                (true, _) => "hardware",
-                (_, true) => "firefox",
+            let place = match (hardware, firefox, webkit) {
+                (true, ..) => "hardware",
+                (_, true, _) => "firefox",
+                (.., true) => "webkit",
                 _ => "software",
             };
             checks::bench(&mut toolbox, place, steps, word.as_deref())

@@ -33,9 +33,20 @@ const BINARYEN_NPM: &str = "132.0.0";
 /// What crates.io has; Debian 12's 108 is years older than what today's compiler writes.
 const WASM_OPT_OLDEST: Version = Version(116, 0, 0);
 
-const GECKODRIVER: &str = "0.37.1";
+const GECKODRIVER_VERSION: &str = "0.37.1";
 
 const AXE: &str = "4.14.1";
+
+/// Where a person may say which ones to take, and how the tests are told.
+const CHROMIUM: &str = "FASHION_DDPM_CHROMIUM";
+const CHROMEDRIVER: &str = "FASHION_DDPM_CHROMEDRIVER";
+const FIREFOX: &str = "FASHION_DDPM_FIREFOX";
+const GECKODRIVER: &str = "FASHION_DDPM_GECKODRIVER";
+const WEBKITDRIVER: &str = "FASHION_DDPM_WEBKITDRIVER";
+const XVFB: &str = "FASHION_DDPM_XVFB";
+
+/// Debian's WebKit, whose driver brings it along, and its screen in memory.
+const WEBKIT_AND_SCREEN: &[&str] = &["webkit2gtk-driver", "xvfb"];
 
 /// Debian's Vulkan, with a driver in software.
 const VULKAN_DRIVERS: &[&str] = &["mesa-vulkan-drivers"];
@@ -54,25 +65,12 @@ pub fn page(toolbox: &mut Toolbox) -> Result<(), Failure> {
     wasm_opt(toolbox)
 }
 
-/// Where the browsers and their drivers are.
-pub struct Browsers {
-    /// Chromium or Chrome.
-    pub chromium: PathBuf,
-    /// ChromeDriver of the same major version.
-    pub chromedriver: PathBuf,
-    /// Firefox.
-    pub firefox: PathBuf,
-    /// geckodriver.
-    pub geckodriver: PathBuf,
-    /// axe-core's script, which looks for what shuts people out.
-    pub axe: PathBuf,
-}
-
-/// What the tests need beyond the page's tools.
+/// What the tests need beyond the page's tools: browsers, their drivers, and a script that looks for what
+/// shuts people out; each with the variable by which tests and benches find it.
 ///
 /// # Errors
 /// [`Failure::Missing`] where a tool is missing and no source serves.
-pub fn browsers(toolbox: &mut Toolbox) -> Result<Browsers, Failure> {
+pub fn browsers(toolbox: &mut Toolbox) -> Result<Vec<(&'static str, PathBuf)>, Failure> {
     obtain(
         toolbox,
         &Need {
@@ -139,6 +137,25 @@ pub fn browsers(toolbox: &mut Toolbox) -> Result<Browsers, Failure> {
                 },
             },
         )?;
+        obtain(
+            toolbox,
+            &Need {
+                what:
+                    "WebKit, which is what Safari is made of, and a screen in memory for its window"
+                        .into(),
+                sources: vec![Source::Debian {
+                    packages: WEBKIT_AND_SCREEN,
+                }],
+                by_hand: if is_debian() {
+                    debian_command(WEBKIT_AND_SCREEN)
+                } else {
+                    "sudo dnf install webkit2gtk4.1 xorg-x11-server-Xvfb    \
+                     # webkit2gtk-4.1 xorg-server-xvfb on Arch"
+                        .into()
+                },
+                check: &|toolbox| webkit(toolbox).map(drop).ok_or("not found".into()),
+            },
+        )?;
     }
     obtain(
         toolbox,
@@ -148,7 +165,7 @@ pub fn browsers(toolbox: &mut Toolbox) -> Result<Browsers, Failure> {
                 geckodriver_release(env::consts::OS, env::consts::ARCH),
                 Some(Source::Crate {
                     name: "geckodriver",
-                    version: GECKODRIVER.into(),
+                    version: GECKODRIVER_VERSION.into(),
                     locked: true,
                     minutes: "3",
                 }),
@@ -156,7 +173,7 @@ pub fn browsers(toolbox: &mut Toolbox) -> Result<Browsers, Failure> {
             .into_iter()
             .flatten()
             .collect(),
-            by_hand: format!("cargo install geckodriver --version {GECKODRIVER} --locked"),
+            by_hand: format!("cargo install geckodriver --version {GECKODRIVER_VERSION} --locked"),
             check: &|toolbox| geckodriver(toolbox).map(drop).ok_or("not found".into()),
         },
     )?;
@@ -180,13 +197,18 @@ pub fn browsers(toolbox: &mut Toolbox) -> Result<Browsers, Failure> {
     )?;
     let lost = || Failure::Unexpected("a browser found a moment ago is gone".into());
     let (chromium, chromedriver) = chromium(toolbox).ok_or_else(lost)?;
-    Ok(Browsers {
-        chromium,
-        chromedriver,
-        firefox: firefox(toolbox).ok_or_else(lost)?,
-        geckodriver: geckodriver(toolbox).ok_or_else(lost)?,
-        axe: axe(toolbox),
-    })
+    let mut found = vec![
+        (CHROMIUM, chromium),
+        (CHROMEDRIVER, chromedriver),
+        (FIREFOX, firefox(toolbox).ok_or_else(lost)?),
+        (GECKODRIVER, geckodriver(toolbox).ok_or_else(lost)?),
+        ("FASHION_DDPM_AXE", axe(toolbox)),
+    ];
+    if cfg!(target_os = "linux") {
+        let (webkitdriver, screen) = webkit(toolbox).ok_or_else(lost)?;
+        found.extend([(WEBKITDRIVER, webkitdriver), (XVFB, screen)]);
+    }
+    Ok(found)
 }
 
 /// The folder of onnxruntime-web's builds, which the bench needs.
@@ -434,9 +456,9 @@ fn geckodriver_release(os: &str, arch: &str) -> Option<Source> {
     };
     Some(Source::Release {
         url: format!(
-            "https://github.com/mozilla/geckodriver/releases/download/v{GECKODRIVER}/geckodriver-v{GECKODRIVER}-{file}"
+            "https://github.com/mozilla/geckodriver/releases/download/v{GECKODRIVER_VERSION}/geckodriver-v{GECKODRIVER_VERSION}-{file}"
         ),
-        folder: format!("geckodriver-{GECKODRIVER}"),
+        folder: format!("geckodriver-{GECKODRIVER_VERSION}"),
         programs: "",
         nested: false,
     })
@@ -446,7 +468,7 @@ fn geckodriver_release(os: &str, arch: &str) -> Option<Source> {
 fn chromium(toolbox: &Toolbox) -> Option<(PathBuf, PathBuf)> {
     let mut browsers = candidates(
         toolbox,
-        "FASHION_DDPM_CHROMIUM",
+        CHROMIUM,
         "chrome",
         &[
             "chromium",
@@ -460,12 +482,7 @@ fn chromium(toolbox: &Toolbox) -> Option<(PathBuf, PathBuf)> {
             browsers.push(format!("/Applications/{name}.app/Contents/MacOS/{name}").into());
         }
     }
-    let mut drivers = candidates(
-        toolbox,
-        "FASHION_DDPM_CHROMEDRIVER",
-        "chromedriver",
-        &["chromedriver"],
-    );
+    let mut drivers = candidates(toolbox, CHROMEDRIVER, "chromedriver", &["chromedriver"]);
     // GitHub's machines name the folder.
     if let Some(folder) = env::var_os("CHROMEWEBDRIVER") {
         drivers
@@ -494,12 +511,7 @@ fn pair<T: Clone>(browsers: Vec<(T, Version)>, drivers: Vec<(T, Version)>) -> Op
 }
 
 fn firefox(toolbox: &Toolbox) -> Option<PathBuf> {
-    let mut found = candidates(
-        toolbox,
-        "FASHION_DDPM_FIREFOX",
-        "firefox",
-        &["firefox", "firefox-esr"],
-    );
+    let mut found = candidates(toolbox, FIREFOX, "firefox", &["firefox", "firefox-esr"]);
     found.push("/Applications/Firefox.app/Contents/MacOS/firefox".into());
     if let Some(folder) = env::var_os("ProgramFiles") {
         found.push(
@@ -515,18 +527,25 @@ fn firefox(toolbox: &Toolbox) -> Option<PathBuf> {
 }
 
 fn geckodriver(toolbox: &Toolbox) -> Option<PathBuf> {
-    let mut found = candidates(
-        toolbox,
-        "FASHION_DDPM_GECKODRIVER",
-        "geckodriver",
-        &["geckodriver"],
-    );
+    let mut found = candidates(toolbox, GECKODRIVER, "geckodriver", &["geckodriver"]);
     if let Some(folder) = env::var_os("GECKOWEBDRIVER") {
         found.push(PathBuf::from(folder).join(format!("geckodriver{}", env::consts::EXE_SUFFIX)));
     }
     found
         .into_iter()
         .find(|file| file.is_file() && toolbox.version(file).is_some())
+}
+
+/// WebKit's driver, which knows where its browser is, and the screen.
+fn webkit(toolbox: &Toolbox) -> Option<(PathBuf, PathBuf)> {
+    let first = |variable: &str, name: &str| {
+        let found = candidates(toolbox, variable, name, &[name]);
+        found.into_iter().find(|file| file.is_file())
+    };
+    Some((
+        first(WEBKITDRIVER, "WebKitWebDriver")?,
+        first(XVFB, "Xvfb")?,
+    ))
 }
 
 /// Whether there is any, of a GPU or in software, where Vulkan's loader looks first.

@@ -8,7 +8,7 @@
 //! Then the kernels of a step of ours: where its time goes. And a cold visit: how long a new visitor
 //! with an ordinary line waits for the first picture.
 //!
-//! `bench DIST ORT [software|hardware|firefox] [STEPS] [WORD] [ROUNDS]`, where ORT is the folder `dist`
+//! `bench DIST ORT [software|hardware|firefox|webkit] [STEPS] [WORD] [ROUNDS]`, where ORT is the folder `dist`
 //! of the npm package `onnxruntime-web`; with a word, only those contenders, `kernels` and `visit`s that
 //! contain it.
 
@@ -67,6 +67,24 @@ enum Place {
     Chromium(Gpu),
     /// On the adapter that it finds: where there is no GPU, Mesa's in software.
     Firefox,
+    /// On the CPU: it has no WebGPU.
+    #[cfg(target_os = "linux")]
+    WebKit,
+}
+
+impl Place {
+    fn open(self) -> Browser {
+        match self {
+            Self::Chromium(gpu) => Browser::chromium(gpu),
+            Self::Firefox => Browser::firefox(),
+            #[cfg(target_os = "linux")]
+            Self::WebKit => Browser::webkit(),
+        }
+    }
+
+    fn has_gpu(self) -> bool {
+        matches!(self, Self::Chromium(_) | Self::Firefox)
+    }
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -79,7 +97,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         "software" => Place::Chromium(Gpu::Software),
         "hardware" => Place::Chromium(Gpu::Hardware),
         "firefox" => Place::Firefox,
-        other => return Err(format!("{other}: software, hardware or firefox?").into()),
+        #[cfg(target_os = "linux")]
+        "webkit" => Place::WebKit,
+        other => return Err(format!("{other}: software, hardware, firefox or webkit?").into()),
     };
     let steps: u32 = argument(3).unwrap_or("10").parse()?;
     let wanted = |title: &str| argument(4).is_none_or(|word| title.contains(word));
@@ -113,10 +133,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         b"<!doctype html><title>Bench</title>".to_vec(),
     );
     let open = || {
-        let browser = match place {
-            Place::Chromium(gpu) => Browser::chromium(gpu),
-            Place::Firefox => Browser::firefox(),
-        };
+        let browser = place.open();
         browser.open(&server.url("bench.html"));
         browser
     };
@@ -133,14 +150,14 @@ fn main() -> Result<(), Box<dyn Error>> {
     let cases = CASES
         .map(|case| (title(case), case))
         .into_iter()
-        .filter(|(title, _)| wanted(title))
+        .filter(|(title, (_, _, on_gpu))| wanted(title) && (place.has_gpu() || !on_gpu))
         .collect();
     contenders(&browser, place, &exported, cases, steps, rounds)?;
     drop(browser);
 
     for batch in [1, 16] {
         let title = format!("the kernels of a step, batch {batch}");
-        if !wanted(&title) {
+        if !wanted(&title) || !place.has_gpu() {
             continue;
         }
         println!("\n{title}; {}", load());

@@ -123,7 +123,16 @@ impl Engine {
 
     async fn answer(&mut self, Message { request, values }: Message) -> Result<(), Failure> {
         match request {
-            Request::Load { url, bytes } => self.load(&url, bytes).await,
+            Request::Load { url, bytes } => {
+                let loaded = self.load(&url, bytes).await;
+                use ErrorCode::{WeightsInvalid, WeightsMissing};
+                if let Err(failure) = &loaded
+                    && matches!(failure.code, WeightsMissing | WeightsInvalid)
+                {
+                    wasm::forget(&url).await;
+                }
+                loaded
+            }
             Request::Run {
                 run,
                 picture,
