@@ -1181,7 +1181,7 @@ const AT_ONCE: &str = "
     const ask = GPU.prototype.requestAdapter;
     GPU.prototype.requestAdapter = async () => {
         GPU.prototype.requestAdapter = ask;
-        return { features: new Set(['timestamp-query']), info: { isFallbackAdapter: true } };
+        return { info: { isFallbackAdapter: true } };
     };";
 
 /// A visitor's line does not idle until the page's program is there: engine and weights, those that
@@ -1245,11 +1245,11 @@ fn the_programs_choice_of_an_engine_counts() {
         Fault::Delayed(Duration::from_secs(8)),
     );
     let browser = Browser::chromium(Gpu::NoAdapter);
-    // First there is a GPU that seems to have all it takes, and then there is none.
+    // First there is a GPU, and then there is none.
     browser.at_first(
         "let asked = 0;
          GPU.prototype.requestAdapter = async () => asked++ ? null :
-             { features: new Set(['timestamp-query']), info: { isFallbackAdapter: false } };
+             { info: { isFallbackAdapter: false } };
          const fetchNow = window.fetch;
          window.fetch = (url, options) => {
              if (String(url).includes('engine-webgpu')) window.travels = options.signal;
@@ -1417,6 +1417,41 @@ fn other_browsers_paint_the_trainers_picture_too() {
             assert_same_picture(&pixels(&done), &expected, &what);
         }
     }
+}
+
+/// Takes a feature away from all adapters.
+const NO_TIMESTAMPS: &str = "{
+    const { get } = Object.getOwnPropertyDescriptor(GPUAdapter.prototype, 'features');
+    Object.defineProperty(GPUAdapter.prototype, 'features', { configurable: true, get() {
+        return new Set([...get.call(this)].filter((feature) => feature != 'timestamp-query'));
+    } });
+}\n";
+
+/// Not every graphics card keeps the time, and nothing here needs it to.
+#[test]
+fn a_gpu_without_timestamps_will_do() {
+    let server = Server::of(dist());
+    let worker = fs::read_to_string(dist().join("worker.js")).unwrap();
+    server.add(
+        "worker.js",
+        (NO_TIMESTAMPS.to_owned() + &worker).into_bytes(),
+    );
+    let picture = Picture {
+        seed: 5,
+        garment: "bag",
+        sampler: "ddim",
+        steps: 6,
+        guidance: 2.0,
+        count: 4,
+    };
+    let browser = Browser::chromium(Gpu::Software);
+    open(&browser, &server, &picture.query("webgpu"));
+    assert_eq!(browser.wait_for("ready")["engine"], "webgpu");
+    browser.click(&browser.find("button", "Sample a garment"));
+    let done = browser.wait_for("done");
+    let (_, expected) = picture.sample(&default_weights());
+    assert_same_picture(&pixels(&done), &expected, "without timestamps");
+    assert_quiet(&browser);
 }
 
 /// Makes an engine take its adapter for hardware, and so the other cut of the kernels.

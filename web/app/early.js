@@ -40,8 +40,7 @@
     if (!navigator.gpu || asked === "cpu") return "cpu";
     const adapter = await navigator.gpu.requestAdapter({ powerPreference: "high-performance" });
     const software = adapter?.info?.isFallbackAdapter ?? adapter?.isFallbackAdapter;
-    const suits = adapter?.features.has("timestamp-query") && (asked === "webgpu" || !software);
-    return suits ? "webgpu" : "cpu";
+    return adapter && (asked === "webgpu" || !software) ? "webgpu" : "cpu";
   }
 
   async function startEngine(kind) {

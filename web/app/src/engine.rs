@@ -42,11 +42,8 @@ async fn lacking(software_will_do: bool) -> Option<Reason> {
     let Some(adapter) = adapter::find().await else {
         return Some("WebGPU finds no graphics card here.".to_owned());
     };
-    if adapter.software && !software_will_do {
-        return Some("WebGPU has only a software adapter here, which is slower.".to_owned());
-    }
-    (!adapter.timestamp_query)
-        .then(|| "This graphics card lacks the WebGPU feature timestamp-query.".to_owned())
+    (adapter.software && !software_will_do)
+        .then(|| "WebGPU has only a software adapter here, which is slower.".to_owned())
 }
 
 /// An engine in its worker.

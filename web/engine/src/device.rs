@@ -47,12 +47,6 @@ async fn open_webgpu() -> Result<Opened, Failure> {
     let adapter = protocol::adapter::find()
         .await
         .ok_or_else(|| unusable("This browser offers no GPU to web pages."))?;
-    // CubeCL takes it for granted and panics.
-    if !adapter.timestamp_query {
-        return Err(unusable(
-            "This GPU lacks the WebGPU feature timestamp-query.",
-        ));
-    }
     kernels::on_software(adapter.software);
     let device = Device::wgpu_options()
         // A submission to the GPU costs as much as many launches; a step has some dozens of them.

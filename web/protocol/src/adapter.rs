@@ -1,7 +1,7 @@
 //! What the browser says about its GPU.
 //!
 //! Both sides ask: the page so that nobody downloads an engine they cannot use, the engine so that
-//! it does not open a GPU on which CubeCL panics.
+//! it takes the right cut of the kernels and can say what it runs on.
 
 use js_sys::{Function, Object, Promise, Reflect};
 use wasm_bindgen::{JsCast, JsValue};
@@ -23,8 +23,6 @@ pub struct Adapter {
     pub name: String,
     /// Whether a GPU is only pretended.
     pub software: bool,
-    /// Whether it has the feature without which CubeCL panics.
-    pub timestamp_query: bool,
 }
 
 /// Asks the browser for an adapter the way CubeCL is going to ask for it; `None` where there is
@@ -59,16 +57,7 @@ pub async fn find() -> Option<Adapter> {
     let software = get(&info, "isFallbackAdapter").is_truthy()
         || get(&adapter, "isFallbackAdapter").is_truthy()
         || SOFTWARE.iter().any(|renderer| lower.contains(renderer));
-    let features = get(&adapter, "features");
-    let timestamp_query = get(&features, "has")
-        .dyn_into::<Function>()
-        .and_then(|has| has.call1(&features, &"timestamp-query".into()))
-        .is_ok_and(|answer| answer.is_truthy());
-    Some(Adapter {
-        name,
-        software,
-        timestamp_query,
-    })
+    Some(Adapter { name, software })
 }
 
 /// A property, or undefined where there is none to be had.
