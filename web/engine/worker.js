@@ -101,7 +101,7 @@ function pretendClocks({ prototype }) {
       return new Set([...get.call(this), "timestamp-query"]);
     },
   });
-  prototype.requestDevice = function ({ requiredFeatures, ...rest }) {
+  prototype.requestDevice = function ({ requiredFeatures = [], ...rest } = {}) {
     const there = get.call(this);
     return requestDevice.call(this, { ...rest, requiredFeatures: requiredFeatures.filter((f) => there.has(f)) });
   };
