@@ -1431,41 +1431,47 @@ const THE_LEAST: &str = "
     };
     Object.defineProperty(GPUAdapter.prototype, 'features', { get: () => new Set(), configurable: true });";
 
-/// What every graphics card with WebGPU has is enough.
+/// Makes an engine take its adapter for hardware, and so the other cut of the kernels.
+const NOT_SOFTWARE: &str = "
+    Object.defineProperty(GPUAdapterInfo.prototype, 'isFallbackAdapter', { value: false });";
+
+/// What every graphics card with WebGPU has is enough, for either cut of the kernels.
 #[test]
 fn a_gpu_with_the_least_will_do() {
-    let server = Server::of(dist());
-    let worker = fs::read_to_string(dist().join("worker.js")).unwrap();
-    server.add("worker.js", (worker + THE_LEAST).into_bytes());
     let picture = Picture {
         seed: 5,
         garment: "bag",
         sampler: "ddim",
-        steps: 6,
+        steps: 4,
         guidance: 2.0,
         count: 4,
     };
-    let browser = Browser::chromium(Gpu::Software);
-    open(&browser, &server, &picture.query("webgpu"));
-    assert_eq!(browser.wait_for("ready")["engine"], "webgpu");
-    browser.click(&browser.find("button", "Sample a garment"));
-    let done = browser.wait_for("done");
     let (_, expected) = picture.sample(&default_weights());
-    assert_same_picture(&pixels(&done), &expected, "a GPU with the least");
-    assert_quiet(&browser);
+    let chromium: fn() -> Browser = || Browser::chromium(Gpu::Software);
+    for (start, more, device) in [
+        (chromium, "", "WebGPU (software adapter)"),
+        (Browser::firefox, NOT_SOFTWARE, "WebGPU - "),
+    ] {
+        let server = Server::of(dist());
+        let worker = fs::read_to_string(dist().join("worker.js")).unwrap();
+        server.add("worker.js", (worker + THE_LEAST + more).into_bytes());
+        let browser = start();
+        browser.open(&server.url(&picture.query("webgpu")));
+        browser.click(&browser.wait_enabled("button", "Sample a garment"));
+        let done = browser.wait_for("done");
+        let status = browser.status();
+        assert!(status.contains(device), "{status}");
+        assert_same_picture(&pixels(&done), &expected, device);
+    }
 }
-
-/// Makes an engine take its adapter for hardware, and so the other cut of the kernels.
-const NOT_SOFTWARE: &str = "
-    import './worker.js?v=test';
-    Object.defineProperty(GPUAdapterInfo.prototype, 'isFallbackAdapter', { value: false });";
 
 /// WebGPU of another make than Chromium's, a GPU that has no more than it must, and the kernels as GPUs
 /// get them: a step against NumPy, and whole runs of one image and of several, with guidance and without,
 /// against the CPU.
 #[test]
 fn firefox_computes_as_a_gpu_would() {
-    let (server, bytes) = stage(&[("gpu.js", &format!("{NOT_SOFTWARE}{THE_LEAST}"))]);
+    let worker = format!("import './worker.js?v=test'; {NOT_SOFTWARE} {THE_LEAST}");
+    let (server, bytes) = stage(&[("gpu.js", &worker)]);
     let browser = Browser::firefox();
     let ask = |script: &str, engine: &str, requests: Value| {
         browser.open(&server.url("blank.html"));
