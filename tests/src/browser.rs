@@ -174,8 +174,7 @@ impl Browser {
     /// no WebGPU.
     ///
     /// # Panics
-    /// Where it does not start.
-    #[cfg(target_os = "linux")]
+    /// Where it does not start, and anywhere but on Linux.
     pub fn webkit() -> Self {
         // It knows no headless way: its window is on a screen that is nowhere but in memory.
         let (screen, display) = start_screen(&prepared("FASHION_DDPM_XVFB"));
@@ -545,7 +544,6 @@ fn start_driver(driver: &Path, arguments: &[&str]) -> Option<(Child, u16)> {
 }
 
 /// Starts WebKit's driver on a screen. It announces no port, so one is looked for beforehand.
-#[cfg(target_os = "linux")]
 fn start_webkit(driver: &Path, display: &str) -> Option<(Child, u16)> {
     let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).ok()?;
     let port = free.local_addr().ok()?.port();
@@ -569,7 +567,6 @@ fn start_webkit(driver: &Path, display: &str) -> Option<(Child, u16)> {
 }
 
 /// Starts a screen in memory, and reads its name.
-#[cfg(target_os = "linux")]
 fn start_screen(xvfb: &Path) -> (Child, String) {
     let mut child = Command::new(xvfb)
         .args(["-displayfd", "1", "-screen", "0", "1280x1000x24"])

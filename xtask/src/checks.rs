@@ -139,8 +139,8 @@ fn run_all(toolbox: &mut Toolbox, report: &mut Report) -> Result<(), Failure> {
 
 /// Sets up, times our own operations against Burn's and our engines against onnxruntime-web, and
 /// says where the figures are. The browser is Chromium, on its `software` or the machine's own
-/// `hardware`, or else `firefox` or `webkit`. With a word, only what the browser measures under a title that contains
-/// it.
+/// `hardware`, or else `firefox` or `webkit`. With a word, only what the browser measures under a title
+/// that contains it.
 ///
 /// # Errors
 /// [`Failure::Failed`] where a bench fails to compile or to run.

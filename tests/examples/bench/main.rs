@@ -67,8 +67,7 @@ enum Place {
     Chromium(Gpu),
     /// On the adapter that it finds: where there is no GPU, Mesa's in software.
     Firefox,
-    /// On the CPU: it has no WebGPU.
-    #[cfg(target_os = "linux")]
+    /// On the CPU: it has no WebGPU. On Linux.
     WebKit,
 }
 
@@ -77,7 +76,6 @@ impl Place {
         match self {
             Self::Chromium(gpu) => Browser::chromium(gpu),
             Self::Firefox => Browser::firefox(),
-            #[cfg(target_os = "linux")]
             Self::WebKit => Browser::webkit(),
         }
     }
@@ -97,7 +95,6 @@ fn main() -> Result<(), Box<dyn Error>> {
         "software" => Place::Chromium(Gpu::Software),
         "hardware" => Place::Chromium(Gpu::Hardware),
         "firefox" => Place::Firefox,
-        #[cfg(target_os = "linux")]
         "webkit" => Place::WebKit,
         other => return Err(format!("{other}: software, hardware, firefox or webkit?").into()),
     };
