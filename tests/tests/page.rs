@@ -1288,6 +1288,9 @@ fn what_broke_off_early_is_fetched_again() {
     }
 }
 
+/// One that is soon over.
+const VISIT: &str = "?engine=cpu&sampler=ddim&steps=2";
+
 /// A first visit, of which all that it asked for is kept for the next one.
 fn visit(browser: &Browser, server: &Server) {
     open(browser, server, VISIT);
@@ -1302,8 +1305,6 @@ fn visit(browser: &Browser, server: &Server) {
         asked.iter().all(|path| kept.contains(path)).then_some(())
     });
 }
-
-const VISIT: &str = "?engine=cpu&sampler=ddim&steps=2";
 
 #[test]
 fn a_second_visit_needs_no_network() {

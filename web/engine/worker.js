@@ -16,8 +16,32 @@ const fetchNow = self.fetch.bind(self);
 self.fetch = async (url, ...rest) => {
   const file = ahead.get(url);
   ahead.delete(url);
-  return (await file) ?? fetchNow(url, ...rest);
+  return (await file) ?? whole(await fetchNow(url, ...rest));
 };
+
+// A response that fails where it breaks off. Not every browser sees to that: WebKit's network on Linux
+// takes what has come for all there is.
+function whole(response) {
+  const total = length(response);
+  if (total === null) return response;
+  let missing = total;
+  const counting = new TransformStream({
+    transform(chunk, controller) {
+      missing -= chunk.byteLength;
+      controller.enqueue(chunk);
+    },
+    flush(controller) {
+      if (missing > 0) controller.error(new TypeError(`${missing} of ${total} bytes are missing`));
+    },
+  });
+  return new Response(response.body.pipeThrough(counting), response);
+}
+
+// Of a body, where that is known: the length of what is transferred says nothing about what it unpacks to.
+function length({ body, headers }) {
+  const known = body && !headers.has("Content-Encoding") && headers.get("Content-Length");
+  return Number(known) || null;
+}
 
 self.onmessage = (event) => {
   const { data } = event;
@@ -43,7 +67,7 @@ function next(port) {
 function fetchAhead({ url, bytes }) {
   if (ahead.has(url)) return;
   const fetchWhole = async () => {
-    const response = await fetchNow(url, { priority: "low" });
+    const response = whole(await fetchNow(url, { priority: "low" }));
     if (!response.ok) return null;
     const body = counted(response.body, "weights", bytes || null);
     return new Response(await new Response(body).arrayBuffer(), { headers: response.headers });
@@ -142,10 +166,7 @@ async function fetchModule(url) {
   if (response.headers.get("Content-Type")?.startsWith("text/html")) {
     throw unreachable(url, "the server answered with a page of HTML");
   }
-  // The length of what is transferred says nothing about what it unpacks to.
-  const packed = response.headers.has("Content-Encoding");
-  const total = (!packed && Number(response.headers.get("Content-Length"))) || null;
-  return new Response(counted(response.body, "engine", total), {
+  return new Response(counted(response.body, "engine", length(response)), {
     headers: { "Content-Type": "application/wasm" },
   });
 }
@@ -164,12 +185,7 @@ function counted(body, part, total) {
       }
       controller.enqueue(chunk);
     },
-    flush(controller) {
-      tell();
-      // Not every browser takes that for a failure: WebKit's network on Linux does not.
-      const brokeOff = total !== null && received < total;
-      if (brokeOff) controller.error(new TypeError(`it broke off after ${received} of ${total} bytes`));
-    },
+    flush: tell,
   });
   return body.pipeThrough(counting);
 }

@@ -125,9 +125,10 @@ impl Engine {
         match request {
             Request::Load { url, bytes } => {
                 let loaded = self.load(&url, bytes).await;
-                use ErrorCode::{WeightsInvalid, WeightsMissing};
-                if let Err(failure) = &loaded
-                    && matches!(failure.code, WeightsMissing | WeightsInvalid)
+                if let Err(Failure {
+                    code: ErrorCode::WeightsMissing | ErrorCode::WeightsInvalid,
+                    ..
+                }) = &loaded
                 {
                     wasm::forget(&url).await;
                 }
