@@ -14,6 +14,7 @@ references name the SHA-256 of the weights they belong to.
 
 import hashlib
 import json
+import math
 import struct
 from pathlib import Path
 
@@ -257,8 +258,97 @@ def step(schedule, sampler, steps, index, x_t, pred_noise, previous, z):
     return t, x_0, sigma_t / sigma_s0 * x_t - factor * d0 - 0.5 * factor * d1
 
 
+# ---------------------------------------------------------------- the noise
+
+
+def chacha(key, rounds, counters, nonce=(0, 0, 0)):
+    """Blocks of ChaCha (Bernstein 2008), shape [counters, 16]; the words are those of RFC 8439."""
+    words = [*np.frombuffer(b"expand 32-byte k" + key, "<u4"), 0, *nonce]
+    start = np.repeat(np.array(words, np.uint32)[:, None], len(counters), 1)
+    start[12] = counters
+    state = start.copy()
+
+    def add_and_turn(a, b, d, bits):
+        state[a] += state[b]
+        mixed = state[d] ^ state[a]
+        state[d] = mixed << np.uint32(bits) | mixed >> np.uint32(32 - bits)
+
+    columns = [(i, 4 + i, 8 + i, 12 + i) for i in range(4)]
+    diagonals = [(i, 4 + (i + 1) % 4, 8 + (i + 2) % 4, 12 + (i + 3) % 4) for i in range(4)]
+    for _ in range(rounds // 2):
+        for a, b, c, d in columns + diagonals:
+            add_and_turn(a, b, d, 16)
+            add_and_turn(c, d, b, 12)
+            add_and_turn(a, b, d, 8)
+            add_and_turn(c, d, b, 7)
+    return (state + start).T
+
+
+def density(x):
+    return math.exp(-x * x / 2)
+
+
+def layers():
+    """Where the 256 layers of equal area end that Marsaglia & Tsang 2000 put under the curve, from
+    the undermost one, which the tail belongs to, to the tip; their r, and the area by its definition."""
+    r = 3.6541528853610088
+    area = r * density(r) + math.sqrt(math.pi / 2) * math.erfc(r / math.sqrt(2))
+    x = [area / density(r), r]
+    while len(x) < 256:
+        x.append(math.sqrt(-2 * math.log(density(x[-1]) + area / x[-1])))
+    assert abs(density(x[-1]) + area / x[-1] - 1) < 1e-12, "the layers do not end at the tip"
+    return [*x, 0.0]
+
+
+LAYERS = layers()
+
+
+def gaussian(seed, image, branch, t, count=28 * 28):
+    """Standard normal numbers of a key, as src/noise.rs has them: ChaCha8, and the ziggurat in the form
+    of Doornik 2005 ("An improved ziggurat method"). The third value says how many came from the tail."""
+    key = struct.pack("<IIIQ", seed, image, branch, t) + b"fashion-ddpm"
+    # A number in a hundred takes more than one draw of 64 bits; eight draws are a block.
+    blocks = chacha(key, 8, np.arange(count // 8 + count // 100 + 16))
+    draws = iter(np.ascontiguousarray(blocks).view("<u8").ravel().tolist())
+    numbers, tails = [], 0
+    while len(numbers) < count:
+        bits = next(draws)
+        layer, u = bits & 255, (bits >> 12) / 2**51 - 1
+        x = u * LAYERS[layer]
+        if abs(x) < LAYERS[layer + 1]:
+            numbers.append(x)
+        elif layer > 0:
+            low, high = density(LAYERS[layer]), density(LAYERS[layer + 1])
+            if high + (low - high) * ((next(draws) >> 11) / 2**53) < density(x):
+                numbers.append(x)
+        else:
+            # Beyond r (Marsaglia 1964): exponential steps, accepted as the tail falls faster.
+            step, y = 1.0, 0.0
+            while 2 * y < step**2:
+                step, y = (-math.log(((next(draws) >> 12) + 0.5) / 2**52) for _ in range(2))
+                step /= LAYERS[1]
+            numbers.append(math.copysign(LAYERS[1] + step, u))
+            tails += 1
+    return np.array(numbers).reshape(1, 1, 28, 28), tails
+
+
+def walk(unet, schedule, sampler, steps, seed, label, guidance_scale=1.0):
+    """The finished image 0 of a seed."""
+    x, previous = gaussian(seed, 0, 0, len(schedule.betas))[0], None
+    for index, t in enumerate(schedule.timesteps(sampler, steps)):
+        pred_noise = unet(x, [t], [label])
+        if guidance_scale != 1:
+            # Ho & Salimans 2022, with the scale of Stable Diffusion: 1 is no guidance.
+            free = unet(x, [t], [NO_LABEL])
+            pred_noise = free + guidance_scale * (pred_noise - free)
+        z = gaussian(seed, 0, 0, t)[0]
+        _, previous, x = step(schedule, sampler, steps, index, x, pred_noise, previous, z)
+    return x
+
+
 # ---------------------------------------------------------------- what is written
 
+NO_LABEL = 10
 SCHEDULES = ["linear", "cosine"]
 SAMPLERS = ["ddpm", "ddim0", "ddim1", "dpm"]
 WALKS = {
@@ -267,6 +357,19 @@ WALKS = {
     "ddim1": [(50, 0), (50, 20), (50, 49)],
     "dpm": [(20, 0), (20, 1), (20, 10), (20, 18), (20, 19)],
 }
+
+
+# Seed, image, branch and t of a run's first noise, of the largest keys, and of one with a number
+# from the tail.
+NOISE = [(7, 0, 0, 1000), (2**32 - 1, 2047, 2**32 - 1, 0), (0, 1, 3, 999), (7, 0, 0, 1)]
+
+# Sampler, steps, seed, label and guidance scale.
+GARMENTS = [
+    ("ddpm", 1000, 7, 4, 1.0),
+    ("ddim0", 50, 8, 9, 1.0),
+    ("ddim1", 50, 9, NO_LABEL, 1.0),
+    ("dpm", 20, 10, 5, 2.5),
+]
 
 
 def f32(x):
@@ -284,12 +387,18 @@ def drawing():
 
 
 def process_references():
-    """Schedules and noising; no network."""
+    """Noise, schedules and noising; no network."""
     rng = np.random.default_rng(1)
     x_0 = f32(np.clip(rng.normal(0, 0.6, (4, 1, 28, 28)), -1, 1))
     noise = f32(rng.normal(size=x_0.shape))
     t = np.array([0, 300, 700, 999])
     out = {"q_sample.x_0": x_0, "q_sample.noise": noise, "q_sample.t": t}
+    # RFC 8439, section 2.3.2.
+    block = chacha(bytes(range(32)), 20, [1], (0x09000000, 0x4A000000, 0))
+    assert block[0][:4].tolist() == [0xE4E7F110, 0x15593BD1, 0x1FDD0F50, 0xC47120A3], "no ChaCha"
+    numbers, tails = zip(*(gaussian(*key) for key in NOISE))
+    assert any(tails), "no number is from the tail"
+    out["noise.keys"], out["noise.values"] = np.array(NOISE), np.concatenate(numbers)
     for kind in SCHEDULES:
         schedule = Schedule(kind)
         out[f"{kind}.betas"] = schedule.betas
@@ -344,6 +453,21 @@ def network_references(path, kinds=None):
     return out, set()
 
 
+def garment_references(path):
+    """Whole walks, from the seed to the finished picture."""
+    tensors, metadata, _ = read_weights(path)
+    assert metadata.get("prediction", "noise") == "noise", "what the network tells is not the noise"
+    unet = UNet(tensors, metadata["config"])
+    schedule = Schedule(metadata["schedule"], metadata["timesteps"])
+    pictures = [walk(unet, schedule, *garment) for garment in GARMENTS]
+    cases = [[SAMPLERS.index(sampler), *numbers] for sampler, *numbers, _ in GARMENTS]
+    return {
+        "walk.cases": np.array(cases),
+        "walk.guidance_scale": np.array([garment[-1] for garment in GARMENTS]),
+        "walk.x_0": np.concatenate(pictures),
+    }
+
+
 def write(path, arrays, wide):
     """A .safetensors of f32 (`wide` ones f64, integers i64): a JSON header, then the raw numbers."""
     header, blobs, end = {}, [], 0
@@ -369,7 +493,8 @@ def main():
     index = WEIGHTS / "index.json"
     if index.exists():
         default = json.loads(index.read_text())["default"]
-        write(DATA / "shipped.safetensors", *network_references(WEIGHTS / default))
+        arrays, wide = network_references(WEIGHTS / default)
+        write(DATA / "shipped.safetensors", arrays | garment_references(WEIGHTS / default), wide)
 
 
 if __name__ == "__main__":

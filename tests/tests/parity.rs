@@ -2,7 +2,10 @@
 
 use burn::tensor::Tensor;
 use fashion_ddpm::{
-    BetaSchedule, Denoiser, Garment, GaussianDiffusion, NoiseSchedule, PredictNoise, Sampler,
+    BetaSchedule, Denoiser, Garment, GaussianDiffusion, NoiseSchedule, PredictNoise,
+    ReverseProcess, Sampler,
+    noise::{PIXELS, gaussian},
+    sampler::to_pixels,
     weights::{Index, hex},
 };
 use fashion_ddpm_tests::{data, distance, load, reference::References, shipped_weights, values};
@@ -72,6 +75,23 @@ fn q_sample_is_the_references() {
     }
 }
 
+/// A link names a garment by its seed, for good: neither may the generator become another one, nor the
+/// way from its bits to normal numbers, in whatever version of the libraries.
+#[test]
+fn the_noise_is_the_references() {
+    let reference = References::open("process.safetensors");
+    let keys = reference.indices("noise.keys");
+    let (keys, _) = keys.as_chunks::<4>();
+    let (_, values) = reference.f32("noise.values");
+    assert_eq!(values.len(), keys.len() * PIXELS);
+    assert!(keys.len() > 1);
+    for (key, expected) in keys.iter().zip(values.chunks(PIXELS)) {
+        let [seed, image, branch] = [0, 1, 2].map(|i| u32::try_from(key[i]).unwrap());
+        let off = distance(&gaussian(seed, image, branch, key[3]), expected);
+        assert!(off <= 1e-6, "{key:?} is off by {off}");
+    }
+}
+
 #[test]
 fn the_tiny_network_is_the_references() {
     let reference = References::open("tiny.safetensors");
@@ -79,17 +99,58 @@ fn the_tiny_network_is_the_references() {
 }
 
 /// One of the shipped files; which one is the references' choice.
-#[test]
-fn a_shipped_network_is_the_references() {
-    let reference = References::open("shipped.safetensors");
+fn shipped(reference: &References) -> Vec<u8> {
     let index = std::fs::read(shipped_weights().join("index.json")).unwrap();
     let index: Index = serde_json::from_slice(&index).unwrap();
-    let sha256 = sha256(&reference);
+    let sha256 = sha256(reference);
     let entry = index.models.iter().find(|entry| entry.sha256 == sha256);
     let entry = entry
         .expect("none of the shipped weights is the references': run tests/reference/reference.py");
-    let weights = std::fs::read(shipped_weights().join(&entry.file)).unwrap();
-    network_is_the_references(&weights, &reference);
+    std::fs::read(shipped_weights().join(&entry.file)).unwrap()
+}
+
+#[test]
+fn a_shipped_network_is_the_references() {
+    let reference = References::open("shipped.safetensors");
+    network_is_the_references(&shipped(&reference), &reference);
+}
+
+/// From the seed to the finished picture, as a link names it; with each sampler, with a class and
+/// without, and with guidance.
+#[test]
+fn whole_walks_are_the_references() {
+    let device = kernels::cpu();
+    let reference = References::open("shipped.safetensors");
+    let file = shipped(&reference);
+    belongs_to(&reference, &file);
+    let weights = fashion_ddpm::weights::decode(&file, &device).unwrap();
+    let timesteps = weights.diffusion.schedule.timesteps();
+    let cases = reference.indices("walk.cases");
+    let (cases, _) = cases.as_chunks::<4>();
+    let (_, scales) = reference.f32("walk.guidance_scale");
+    let (_, pictures) = reference.f32("walk.x_0");
+    assert_eq!(cases.len(), SAMPLERS.len());
+    assert_eq!(pictures.len(), cases.len() * PIXELS);
+    for (i, &[sampler, steps, seed, label]) in cases.iter().enumerate() {
+        let sampler = SAMPLERS[sampler];
+        let garment = Garment::from_label(label);
+        let plan = sampler.plan(&weights.diffusion.schedule, steps).unwrap();
+        let scale = f64::from(scales[i]);
+        let denoiser = Denoiser::new(weights.unet.clone(), timesteps, garment, scale);
+        let denoiser = denoiser.trained_with(&weights.diffusion);
+        let seed = u32::try_from(seed).unwrap();
+        let mut walk = ReverseProcess::new(denoiser, plan, seed, 0..1, timesteps, &device);
+        while walk.step().is_some() {}
+        let found = to_pixels(&values(walk.x()));
+        let expected = to_pixels(&pictures[i * PIXELS..][..PIXELS]);
+        assert!(expected.iter().any(|&pixel| pixel > 128), "no garment");
+        let off = found.iter().zip(&expected).map(|(a, b)| a.abs_diff(*b));
+        let off = off.max().unwrap();
+        assert!(
+            off <= 2,
+            "{sampler:?}, {steps} steps, seed {seed}: a pixel is off by {off} of 255"
+        );
+    }
 }
 
 fn network_is_the_references(file: &[u8], reference: &References) {
