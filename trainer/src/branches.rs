@@ -101,7 +101,7 @@ pub fn write(options: &Options) -> Result<Branches, BranchesError> {
     if steps == 0 || !steps.is_multiple_of(BRANCHES) {
         return Err(BranchesError::Steps(steps));
     }
-    let (map, mut index) = read_map(&options.out)?;
+    let (map, index) = read_map(&options.out)?;
     let votes = index.neighbours.votes;
     let source = Source::read(options.weights.as_deref())?;
     let plan = source.plan(Sampler::Ddpm, Some(steps))?;
@@ -173,8 +173,16 @@ pub fn write(options: &Options) -> Result<Branches, BranchesError> {
         by_chance: by_chance(&counts),
         points,
     };
-    index.keep(branches.clone());
-    page_data::write_index(&options.out, &index)?;
+    // Others may have written a curve of theirs meanwhile, or another map.
+    let (_, mut now) = read_map(&options.out)?;
+    if now.map != index.map {
+        return Err(BranchesError::Map {
+            path: options.out.join(page_data::INDEX),
+            reason: "its map became another one meanwhile".to_owned(),
+        });
+    }
+    now.keep(branches.clone());
+    page_data::write_index(&options.out, &now)?;
     Ok(branches)
 }
 

@@ -76,7 +76,7 @@ struct TrainArguments {
     /// auto, cuda, vulkan, metal, wgpu or cpu
     #[arg(long, value_name = "DEVICE", default_value_t = DeviceChoice::Auto)]
     device: DeviceChoice,
-    /// Passes over the data in all [default: 50, or the end of the decay]
+    /// Passes over the data in all [default: the end of the decay, where the run was to end, or 50]
     #[arg(long, allow_negative_numbers = true, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=999))]
     epochs: Option<u32>,
     /// End within an epoch, once N images have been shown, repetitions counted
@@ -457,6 +457,8 @@ fn one_line(message: &str) -> String {
 fn train(arguments: TrainArguments) -> Result<(), Failure> {
     let stop = Arc::new(AtomicBool::new(false));
     let raised = stop.clone();
+    #[cfg(unix)]
+    let ignores_hangup = ignores_hangup();
     ctrlc::set_handler(move || {
         // Whoever asks twice does not want to wait for the checkpoint.
         if raised.swap(true, Ordering::Relaxed) {
@@ -464,6 +466,12 @@ fn train(arguments: TrainArguments) -> Result<(), Failure> {
         }
         eprintln!("saving; once more to leave without");
     })?;
+    // The handler is for all signals that end a program, also for one that was not to end this.
+    #[cfg(unix)]
+    if ignores_hangup {
+        // SAFETY: ignoring a signal runs no code of ours.
+        unsafe { libc::signal(libc::SIGHUP, libc::SIG_IGN) };
+    }
     let options = Options {
         data: arguments.data,
         device: arguments.device,
@@ -493,6 +501,19 @@ fn train(arguments: TrainArguments) -> Result<(), Failure> {
         Outcome::Stopped => eprintln!("saved; go on with --resume"),
     }
     Ok(())
+}
+
+/// Whether the terminal's end was to be ignored, as `nohup` has it.
+#[cfg(unix)]
+fn ignores_hangup() -> bool {
+    let mut now = std::mem::MaybeUninit::<libc::sigaction>::zeroed();
+    // SAFETY: without a new action the call only writes the present one, where there is room for it;
+    // zeros are an action as well.
+    let now = unsafe {
+        libc::sigaction(libc::SIGHUP, std::ptr::null(), now.as_mut_ptr());
+        now.assume_init()
+    };
+    now.sa_sigaction == libc::SIG_IGN
 }
 
 fn sample(arguments: SampleArguments) -> Result<(), Failure> {
@@ -584,6 +605,9 @@ fn network(arguments: NetworkArguments) -> Result<(), Failure> {
         false => arguments.networks,
     };
     let batch_size = arguments.batch_size;
+    if let Some(out) = &arguments.out {
+        files::prepare(out)?;
+    }
     let found = device::find(arguments.device)?;
     let dataset = Arc::new(Dataset::load(arguments.data.as_deref(), Split::Train)?);
     if let (Some(steps), Some(out)) = (arguments.twin, &arguments.out) {
@@ -642,6 +666,7 @@ fn table(arguments: &TableArguments) -> Result<(), Failure> {
 }
 
 fn train_judge(arguments: &TrainJudgeArguments) -> Result<(), Failure> {
+    files::prepare(&arguments.out)?;
     let training = Dataset::load(arguments.data.as_deref(), Split::Train)?;
     let test = Dataset::load(arguments.data.as_deref(), Split::Test)?;
     let config = JudgeConfig {

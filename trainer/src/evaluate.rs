@@ -87,6 +87,9 @@ pub enum EvaluateError {
     /// Too many images, or too few.
     #[error("figures are taken of {least} to {most} images, not of {0}", least = COUNTS.start(), most = COUNTS.end())]
     Count(usize),
+    /// A data set to look at that is none to measure with.
+    #[error("figures are taken beside {least} real images of either kind at least, and the data set has {0}", least = COUNTS.start())]
+    Real(usize),
     /// Images that are none.
     #[error("{}: expected {expected}, found {found}", path.display())]
     Images {
@@ -100,6 +103,11 @@ pub enum EvaluateError {
     /// Guidance that makes no garment.
     #[error("--guidance goes from 0 to {MOST_GUIDANCE}, {0} does not")]
     Guidance(f64),
+    /// Figures of guided samples, which the index has no name for.
+    #[error(
+        "--record keeps figures of samples without guidance, not with {0}; leave out --record or --guidance"
+    )]
+    Guided(f64),
     /// Figures of images that no index lists.
     #[error("--record wants weights that an index.json beside them lists, {} is not", .0.display())]
     NotListed(PathBuf),
@@ -542,7 +550,7 @@ fn unit(pixels: &[u8]) -> Vec<f32> {
 /// Samples or reads images, judges them, and writes `evaluation.json`, `grid.png` and `closest.png`.
 ///
 /// # Errors
-/// [`EvaluateError`]; nothing is written then.
+/// [`EvaluateError`]; no file is written then.
 pub fn evaluate(options: &Options) -> Result<Report, EvaluateError> {
     let judge = Judge::built_in()?;
     let given = match &options.subject {
@@ -552,11 +560,19 @@ pub fn evaluate(options: &Options) -> Result<Report, EvaluateError> {
     if given.is_none() && !COUNTS.contains(&options.count) {
         return Err(EvaluateError::Count(options.count));
     }
+    if options.record && options.guidance_scale != 1.0 {
+        return Err(EvaluateError::Guided(options.guidance_scale));
+    }
     let train = Dataset::load(options.data.as_deref(), Split::Train)?;
     let test = Dataset::load(options.data.as_deref(), Split::Test)?;
+    let real = train.len().min(test.len());
+    if real < *COUNTS.start() {
+        return Err(EvaluateError::Real(real));
+    }
 
     let (subject, sets, recorded) = match (&options.subject, given) {
         (Subject::Images(path), Some(images)) => {
+            files::create_folder(&options.out)?;
             let subject = json!({ "images": path });
             (subject, vec![("images", images)], None)
         }
@@ -599,7 +615,6 @@ pub fn evaluate(options: &Options) -> Result<Report, EvaluateError> {
         report.beside.push(reference.anchor(anchor, count));
     }
 
-    files::create_folder(&options.out)?;
     let images = &sets[0].1;
     let grid = png_grid(&images.pixels[..images.count().min(100) * PIXELS], 10);
     files::write(&options.out.join("grid.png"), &grid)?;
@@ -628,6 +643,8 @@ fn samples(options: &Options, source: &Source) -> Result<(serde_json::Value, Set
     }
     let plan = source.plan(options.sampler, options.steps)?;
     let steps = plan.len();
+    // What may take hours should have a place to be written to.
+    files::create_folder(&options.out)?;
     let found = device::find(options.device)?;
     eprintln!("sampling on {}", found.describe());
     let Weights {

@@ -45,16 +45,40 @@ pub fn create_folder(path: &Path) -> Result<(), FileError> {
     fs::create_dir_all(path).map_err(FileError::when("create the folder", path))
 }
 
+/// Makes the folders above a file that is going to be written, and tries whether it can be: what is
+/// computed first may take hours.
+///
+/// # Errors
+/// [`FileError`] names the folder or the file.
+pub fn prepare(path: &Path) -> Result<(), FileError> {
+    if let Some(folder) = path.parent() {
+        create_folder(folder)?;
+    }
+    if path.is_dir() {
+        let taken = io::Error::from(io::ErrorKind::IsADirectory);
+        return Err(FileError::when("write", path)(taken));
+    }
+    let temporary = beside(path);
+    File::create(&temporary)
+        .and_then(|_| fs::remove_file(&temporary))
+        .map_err(FileError::when("write", path))
+}
+
+/// The name under which a file is written until it is whole.
+fn beside(path: &Path) -> PathBuf {
+    let mut name = std::ffi::OsString::from(".");
+    name.push(path.file_name().unwrap_or_default());
+    name.push(format!(".{}.tmp", std::process::id()));
+    path.with_file_name(name)
+}
+
 /// Writes a file under another name, waits until it is on the disk, and renames it: whoever opens
 /// `path`, even after a power cut, finds the old content or the new, never a part.
 ///
 /// # Errors
 /// [`FileError`] names the file; what was there before is still there then.
 pub fn write(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
-    let mut name = std::ffi::OsString::from(".");
-    name.push(path.file_name().unwrap_or_default());
-    name.push(format!(".{}.tmp", std::process::id()));
-    let temporary = path.with_file_name(name);
+    let temporary = beside(path);
     let result = File::create(&temporary)
         .and_then(|mut file| {
             file.write_all(bytes)?;
@@ -101,5 +125,22 @@ mod tests {
             "{error}"
         );
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
+    }
+
+    /// Before hours of work: the folders are there afterwards, the file is not, and one that cannot be
+    /// written is told at once.
+    #[test]
+    fn a_place_is_prepared_or_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a").join("b").join("file");
+        prepare(&path).unwrap();
+        let inner = path.parent().unwrap();
+        assert_eq!(fs::read_dir(inner).unwrap().count(), 0);
+        write(&path, b"kept").unwrap();
+        prepare(&path).unwrap();
+        assert_eq!(read(&path).unwrap(), b"kept");
+        assert!(prepare(inner).is_err(), "a folder is in its place");
+        assert!(prepare(&path.join("file")).is_err(), "a file is above it");
+        prepare(Path::new("a-bare-name")).unwrap();
     }
 }

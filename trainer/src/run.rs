@@ -74,17 +74,19 @@ pub struct Options {
     pub data: Option<PathBuf>,
     /// What to compute on.
     pub device: DeviceChoice,
-    /// Where it ends; at the end of the decay, or after [`EPOCHS`], where nothing is named.
+    /// Where it ends. Where nothing is named: at the end of the decay, or where the run in the folder
+    /// was to end, or after [`EPOCHS`].
     pub length: Option<Length>,
     /// What decides the run, where it differs from the default.
     pub settings: Settings,
-    /// Epochs at the end over which the step size falls; it stays where none are named.
+    /// Epochs at the end over which the step size falls; it stays where none are named, in a branch as
+    /// well, unless it has begun to fall there.
     pub decay_epochs: Option<f64>,
     /// How it falls.
     pub decay_shape: Option<DecayShape>,
     /// The run this one begins with, and after which of its epochs; the last where none is named.
     pub branch: Option<(PathBuf, Option<u32>)>,
-    /// Epochs after which the state is kept.
+    /// Epochs after which the state is kept; those of the run in the folder where none are named.
     pub keep_checkpoints: Vec<u32>,
     /// The run's folder.
     pub run: PathBuf,
@@ -203,7 +205,7 @@ pub enum RunError {
     Empty(PathBuf),
     /// Another setting than the run was begun with.
     #[error(
-        "the run was begun with {name} {begun}, not {asked}; leave the option out, or choose another --run folder"
+        "the run was begun with {name} {begun}, not {asked}; leave the option out, or begin anew without --resume and --branch-from"
     )]
     Changed {
         /// The option.
@@ -232,6 +234,16 @@ pub enum RunError {
         there: u64,
         /// Images that were asked for.
         asked: u64,
+    },
+    /// A branch that would end before it begins.
+    #[error(
+        "the state to begin with has seen {seen} images already, and the run is to end after {end}; choose more --epochs, or an earlier state with --at-epoch"
+    )]
+    Over {
+        /// Images that the other run has shown.
+        seen: u64,
+        /// Images after which this one would end.
+        end: u64,
     },
     /// A run without the state that a branch is to begin with.
     #[error(
@@ -284,6 +296,13 @@ pub struct RunRecord {
     pub dataset_sha256: String,
     /// Numbers in the network.
     pub parameters: usize,
+    /// Steps in all, as the last session had them: it ends there when it is gone on with, if nobody
+    /// names another end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ends_after_step: Option<u64>,
+    /// Epochs after which the state is kept, likewise.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub keeps_checkpoints: Vec<u32>,
     /// The epoch of another run that it began after; the sessions before it are that run's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub branched_after_epoch: Option<u32>,
@@ -382,7 +401,18 @@ pub fn train(options: &Options, stop: &AtomicBool) -> Result<Outcome, RunError> 
         None => Trainer::new(options.settings.config(), dataset.clone(), &found.device)?,
     };
     options.settings.check(trainer.config())?;
-    let end = find_end(options, begun, &mut trainer)?;
+    let earlier = begun.then(|| read_record(&folder)).flatten();
+    let end = find_end(options, begun, earlier.as_ref(), &mut trainer)?;
+    if options.branch.is_some() && !begun && end <= trainer.steps_taken() {
+        return Err(RunError::Over {
+            seen: trainer.images_seen(),
+            end: trainer.images_after(end),
+        });
+    }
+    let keep = match (options.keep_checkpoints.as_slice(), &earlier) {
+        ([], Some(earlier)) => earlier.keeps_checkpoints.clone(),
+        (named, _) => named.to_vec(),
+    };
     if trainer.steps_taken() > 0 {
         let position = trainer.position();
         let (epoch, step) = (position.epoch, position.step);
@@ -390,7 +420,26 @@ pub fn train(options: &Options, stop: &AtomicBool) -> Result<Outcome, RunError> 
     }
     let commit = source_commit();
     files::create_folder(&folder.averages())?;
-    record_session(&folder, options, &trainer, &dataset, &found, &commit)?;
+    let (branched_after_epoch, mut sessions) = origin(options, earlier, &trainer);
+    sessions.push(Session {
+        command: std::env::args().collect(),
+        device: found.describe(),
+        source_commit: commit.clone(),
+        from_epoch: trainer.position().epoch + 1,
+        unix_time: now(),
+    });
+    let record = RunRecord {
+        config: trainer.config().clone(),
+        dataset: dataset.description(),
+        dataset_sha256: dataset.sha256().to_owned(),
+        parameters: trainer.averaged().num_params(),
+        ends_after_step: Some(end),
+        keeps_checkpoints: keep.clone(),
+        branched_after_epoch,
+        sessions,
+    };
+    let json = serde_json::to_string_pretty(&record).expect("plain data");
+    files::write(&folder.record(), json.as_bytes())?;
     if !begun {
         // Even a run killed in its first epoch can be gone on with.
         save(&folder.checkpoint(), &mut trainer)?;
@@ -440,7 +489,7 @@ pub fn train(options: &Options, stop: &AtomicBool) -> Result<Outcome, RunError> 
             record.epoch, record.loss, record.images_per_second
         ));
         files::write(&folder.average(record.epoch), &trainer.weights(&commit)?)?;
-        if options.keep_checkpoints.contains(&record.epoch) {
+        if keep.contains(&record.epoch) {
             files::create_folder(&folder.kept_folder())?;
             save(&folder.kept(record.epoch), &mut trainer)?;
         }
@@ -566,53 +615,65 @@ fn branch_from_weights(
     Ok(trainer)
 }
 
-/// The number of steps after which the run ends. A new run or branch that is to end with a decay
-/// gets it; one that is gone on with must have it.
-fn find_end(options: &Options, begun: bool, trainer: &mut Trainer) -> Result<u64, RunError> {
+/// The number of steps after which the run ends. A new run or branch gets the decay that it is to end
+/// with; one that is gone on with must have it.
+fn find_end(
+    options: &Options,
+    begun: bool,
+    earlier: Option<&RunRecord>,
+    trainer: &mut Trainer,
+) -> Result<u64, RunError> {
     let asked = options.length.map(|length| match length {
         Length::Epochs(epochs) => trainer.steps_of(epochs),
         Length::Images(images) => trainer.steps_for(images),
     });
-    let default = trainer.steps_of(EPOCHS);
+    let default = earlier.and_then(|record| record.ends_after_step);
+    let default = default.unwrap_or(trainer.steps_of(EPOCHS));
     let steps = options
         .decay_epochs
         .map(|epochs| (epochs * trainer.steps_per_epoch() as f64).round() as u64);
     let shape = options.decay_shape;
-    match (steps, trainer.config().decay) {
-        // Nothing to decay is what a run has by itself.
-        (Some(0), None) | (None, None) => Ok(asked.unwrap_or(default)),
-        (Some(steps), None) if !begun => {
-            let from_step = match options.branch {
-                Some(_) => trainer.steps_taken(),
-                None => {
-                    let end = asked.unwrap_or(default);
-                    let too_long = RunError::Decay {
-                        asked: options.decay_epochs.unwrap_or_default(),
-                        images: trainer.images_after(end),
-                    };
-                    end.checked_sub(steps).ok_or(too_long)?
-                }
-            };
-            let shape = shape.unwrap_or_default();
-            let decay = Decay {
-                from_step,
-                steps,
-                shape,
-            };
-            trainer.branch(decay)?;
-            at_end_of(decay, asked, trainer)
-        }
-        (steps, decay) => {
-            let begun = decay.map_or(0, |decay| decay.steps);
-            same("--decay-epochs (in steps)", begun, steps)?;
-            let decay = decay.unwrap_or(Decay {
-                from_step: 0,
-                steps: 0,
-                shape: DecayShape::default(),
-            });
-            same("--decay", decay.shape, shape)?;
-            at_end_of(decay, asked, trainer)
-        }
+    if begun {
+        let decay = trainer.config().decay;
+        same(
+            "--decay-epochs (in steps)",
+            decay.map_or(0, |d| d.steps),
+            steps,
+        )?;
+        same(
+            "--decay",
+            decay.map_or_else(DecayShape::default, |d| d.shape),
+            shape,
+        )?;
+    } else if steps.is_some() || !trainer.is_decaying() {
+        // Of a branch: a fall that the other run would have had later is not its own.
+        let decay = match steps {
+            None | Some(0) => None,
+            Some(steps) => {
+                let from_step = match options.branch {
+                    Some(_) => trainer.steps_taken(),
+                    None => {
+                        let end = asked.unwrap_or(default);
+                        let too_long = RunError::Decay {
+                            asked: options.decay_epochs.unwrap_or_default(),
+                            images: trainer.images_after(end),
+                        };
+                        end.checked_sub(steps).ok_or(too_long)?
+                    }
+                };
+                let shape = shape.unwrap_or_default();
+                Some(Decay {
+                    from_step,
+                    steps,
+                    shape,
+                })
+            }
+        };
+        trainer.branch(decay)?;
+    }
+    match trainer.config().decay {
+        Some(decay) => at_end_of(decay, asked, trainer),
+        None => Ok(asked.unwrap_or(default)),
     }
 }
 
@@ -646,54 +707,31 @@ fn save(path: &Path, trainer: &mut Trainer) -> Result<(), RunError> {
     Ok(files::write(path, &bytes)?)
 }
 
-fn record_session(
-    folder: &RunFolder,
+/// What a folder records, if it can be read: a run is not lost with it.
+fn read_record(folder: &RunFolder) -> Option<RunRecord> {
+    let bytes = files::read(&folder.record()).ok()?;
+    serde_json::from_slice(&bytes).ok()
+}
+
+/// The epoch after which a run branched off another one, and the sessions so far: its own, or the
+/// other's up to there.
+fn origin(
     options: &Options,
+    earlier: Option<RunRecord>,
     trainer: &Trainer,
-    dataset: &Dataset,
-    found: &device::Found,
-    commit: &str,
-) -> Result<(), RunError> {
-    let path = folder.record();
-    let read = |path: &Path| {
-        let bytes = files::read(path).ok()?;
-        serde_json::from_slice::<RunRecord>(&bytes).ok()
-    };
-    // Of an earlier record only what has been is kept; one that cannot be read is no reason to lose
-    // the run.
-    let (branched_after_epoch, sessions) = match &options.branch {
-        Some((run, _)) if !path.exists() => {
-            let position = trainer.position();
-            let epoch = position.epoch;
-            let begun = epoch + u32::from(position.step > 0);
-            let source = read(&RunFolder::new(run).record());
-            let sessions = source.map(|record| record.sessions).unwrap_or_default();
-            let before = sessions
-                .into_iter()
-                .filter(|session| session.from_epoch <= begun);
-            (Some(epoch), before.collect())
+) -> (Option<u32>, Vec<Session>) {
+    match (earlier, &options.branch) {
+        (Some(record), _) => (record.branched_after_epoch, record.sessions),
+        (None, Some((run, _))) => {
+            let Position { epoch, step, .. } = *trainer.position();
+            let begun = epoch + u32::from(step > 0);
+            let source = read_record(&RunFolder::new(run));
+            let mut sessions = source.map(|record| record.sessions).unwrap_or_default();
+            sessions.retain(|session| session.from_epoch <= begun);
+            (Some(epoch), sessions)
         }
-        _ => read(&path).map_or_else(Default::default, |record| {
-            (record.branched_after_epoch, record.sessions)
-        }),
-    };
-    let mut record = RunRecord {
-        config: trainer.config().clone(),
-        dataset: dataset.description(),
-        dataset_sha256: dataset.sha256().to_owned(),
-        parameters: trainer.averaged().num_params(),
-        branched_after_epoch,
-        sessions,
-    };
-    record.sessions.push(Session {
-        command: std::env::args().collect(),
-        device: found.describe(),
-        source_commit: commit.to_owned(),
-        from_epoch: trainer.position().epoch + 1,
-        unix_time: now(),
-    });
-    let json = serde_json::to_string_pretty(&record).expect("plain data");
-    Ok(files::write(&path, json.as_bytes())?)
+        (None, None) => (None, Vec::new()),
+    }
 }
 
 /// Log and curve, from the history that the checkpoint keeps.

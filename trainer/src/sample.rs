@@ -204,6 +204,7 @@ pub fn sample(options: &Options) -> Result<(), SampleError> {
     let source = Source::read(options.weights.as_deref())?;
     let plan = source.plan(options.sampler, options.steps)?;
     let steps = plan.len();
+    files::prepare(&options.out)?;
     let found = device::find(options.device)?;
     eprintln!("sampling on {}", found.describe());
     let Weights {

@@ -138,10 +138,16 @@ fn subject(report: &Report) -> String {
     parts.join(", ")
 }
 
-/// `ddim 50 eta 1.0`.
+/// `ddim 50 eta 1.0`, and the guidance where there is some.
 fn walk(report: &Report) -> String {
     let part = |before: &str, key: &str| report.text(key).map(|text| format!("{before}{text}"));
-    let parts = [part("", "sampler"), part("", "steps"), part("eta ", "eta")];
+    let guidance = part("guidance ", "guidance_scale").filter(|text| text != "guidance 1.0");
+    let parts = [
+        part("", "sampler"),
+        part("", "steps"),
+        part("eta ", "eta"),
+        guidance,
+    ];
     parts.into_iter().flatten().collect::<Vec<_>>().join(" ")
 }
 

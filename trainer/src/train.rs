@@ -202,7 +202,9 @@ pub enum TrainError {
         range: &'static str,
     },
     /// The step size has fallen already.
-    #[error("the step size of this state has begun to fall; branch off an earlier one")]
+    #[error(
+        "the step size of this state has begun to fall already; begin with an earlier one (--at-epoch), or leave --decay-epochs out"
+    )]
     DecayPast,
     /// A decay without a step.
     #[error("a decay takes at least one step; choose more --decay-epochs")]
@@ -414,18 +416,24 @@ impl Trainer {
         images / all * self.steps_per_epoch() as u64 + (images % all).div_ceil(batch)
     }
 
-    /// From here on another run: the step size falls as `decay` says.
+    /// From here on another run: the step size falls as `decay` says, or stays, whatever it would
+    /// have done.
     ///
     /// # Errors
     /// [`TrainError::DecayPast`] where it would have begun already, or an earlier one has.
-    pub fn branch(&mut self, decay: Decay) -> Result<(), TrainError> {
+    pub fn branch(&mut self, decay: Option<Decay>) -> Result<(), TrainError> {
         let step = self.steps_taken();
-        let begun = |decay: Decay| decay.from_step < step;
-        if begun(decay) || self.config.decay.is_some_and(begun) {
+        if self.is_decaying() || decay.is_some_and(|decay| decay.from_step < step) {
             return Err(TrainError::DecayPast);
         }
-        self.config.decay = Some(decay);
+        self.config.decay = decay;
         self.config.validate()
+    }
+
+    /// Whether the step size has begun to fall.
+    pub fn is_decaying(&self) -> bool {
+        let decay = self.config.decay;
+        decay.is_some_and(|decay| decay.from_step < self.steps_taken())
     }
 
     /// Whether the last step was the last of its epoch, and [`Self::finish_epoch`] is due.

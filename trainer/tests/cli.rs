@@ -75,6 +75,15 @@ fn train(run: &Path, epochs: &str, more: &[&str]) -> Command {
     command
 }
 
+/// Goes on with a run: nobody has to repeat where it was to end.
+fn go_on(run: &Path) -> Command {
+    let excerpt = excerpt();
+    let arguments = on_excerpt(&excerpt, run, &["--resume"]);
+    let mut command = command(&arguments);
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    command
+}
+
 /// A finished run of one epoch and its export.
 fn weights() -> (TempDir, PathBuf) {
     let folder = tempdir().unwrap();
@@ -173,18 +182,14 @@ fn a_killed_run_goes_on_as_if_it_had_not_been_killed() {
     let stopped = state(&rough);
     assert!(stopped.position().epoch < 4, "it was broken off");
 
-    let mut child = train(&rough, "4", &["--resume"]).spawn().unwrap();
-    wait_for(&rough.join("ema/epoch-001.bpk"), &mut child);
+    let mut child = go_on(&rough).spawn().unwrap();
+    let next = stopped.position().epoch + 1;
+    wait_for(&rough.join(format!("ema/epoch-{next:03}.bpk")), &mut child);
     child.kill().unwrap();
     assert!(!child.wait().unwrap().success());
     assert!(state(&rough).position().epoch < 4);
 
-    assert!(
-        train(&rough, "4", &["--resume"])
-            .status()
-            .unwrap()
-            .success()
-    );
+    assert!(go_on(&rough).status().unwrap().success());
     assert!(undisturbed.wait().unwrap().success());
     let (calm_state, rough_state) = (state(&calm), state(&rough));
     assert_eq!(calm_state.position().epoch, 4);
@@ -265,6 +270,33 @@ fn a_killed_run_goes_on_as_if_it_had_not_been_killed() {
         !out.exists(),
         "nothing is written beside an index that cannot be kept"
     );
+}
+
+/// `nohup` starts a program that the end of its terminal is not to end.
+#[cfg(unix)]
+#[test]
+fn a_run_started_by_nohup_outlives_its_terminal() {
+    use std::os::unix::process::CommandExt;
+    let folder = tempdir().unwrap();
+    let [nohup, plain] = [libc::SIG_IGN, libc::SIG_DFL].map(|hangup| {
+        let run = folder.path().join(format!("run-{hangup}"));
+        let mut command = train(&run, "4", &["--batch-size", "24"]);
+        // SAFETY: between fork and exec only a system call is made.
+        unsafe {
+            command.pre_exec(move || {
+                libc::signal(libc::SIGHUP, hangup);
+                Ok(())
+            });
+        }
+        let mut child = command.spawn().unwrap();
+        wait_for(&run.join("checkpoint.bpk"), &mut child);
+        // SAFETY: the process is our own child and has not been waited for.
+        assert_eq!(unsafe { libc::kill(child.id() as i32, libc::SIGHUP) }, 0);
+        assert!(child.wait().unwrap().success());
+        state(&run).position().epoch
+    });
+    assert_eq!(nohup, 4, "it has come to its end");
+    assert!(plain < 4, "without, it has stopped");
 }
 
 /// The arguments of a run on the excerpt, of 42 steps an epoch.
@@ -357,7 +389,24 @@ fn a_branch_is_its_trunk_until_its_step_size_falls() {
     );
     assert_eq!(record["config"]["schedule"], "cosine");
 
-    // Broken off, and gone on with: nobody has to repeat what the decay was.
+    // Broken off, and gone on with: nobody has to repeat which states it keeps.
+    let fall = [&settings[..], &keep, &["--decay-epochs", "1"]].concat();
+    let mut child = start("falling", &fall);
+    wait_for(&path("falling/checkpoint.bpk"), &mut child);
+    interrupt(&mut child);
+    child.wait().unwrap();
+    let falling = finish("falling", &["--resume"]);
+    assert_eq!(falling.steps_taken(), 3 * 42);
+    assert_eq!(falling.learning_rate(), 0.0);
+    // A branch of such a run has a fall of its own, or none; but not after the fall.
+    let falling = path("falling");
+    let of_falling = ["--branch-from", text(&falling), "--at-epoch", "1"];
+    let earlier = finish("earlier", &[&of_falling[..], &decay].concat());
+    assert_eq!(bits(earlier.model()), bits(decayed.model()));
+    let steady = finish("steady", &[&of_falling[..], &["--epochs", "3"]].concat());
+    assert_eq!(bits(steady.model()), bits(trunk.model()));
+
+    // Nor what the decay was.
     let mut child = start("broken", &[&branch[..], &decay].concat());
     wait_for(&path("broken/checkpoint.bpk"), &mut child);
     interrupt(&mut child);
@@ -396,6 +445,12 @@ fn a_branch_is_its_trunk_until_its_step_size_falls() {
         "does not fit",
     );
     refused("new", &["--decay-epochs", "-1"], "0 to 999");
+    refused("new", &[&of_falling[..2], &decay].concat(), "--at-epoch");
+    refused(
+        "new",
+        &[&branch[..], &["--epochs", "1"]].concat(),
+        "more --epochs",
+    );
     let broken = path("broken");
     refused(
         "new",
@@ -878,7 +933,8 @@ fn what_cannot_be_judged_is_refused() {
     let refused = |more: &[&str], word: &str| {
         let common = ["evaluate", "--data", text(data.path()), "--out", text(&out)];
         assert_refused(&[&common, more].concat(), word);
-        assert!(!out.exists(), "{more:?} left figures");
+        let figures = out.join("evaluation.json");
+        assert!(!figures.exists(), "{more:?} left figures");
     };
     let of_ours = ["--weights", text(&weights)];
     let with = |more: &[&'static str]| [&of_ours[..], more].concat();
@@ -890,6 +946,12 @@ fn what_cannot_be_judged_is_refused() {
     refused(&with(&["--eta", "0.5"]), "--sampler ddim");
     refused(&with(&["--count", "20", "--steps", "0"]), "1 to 1000");
     refused(&with(&["--guidance", "-1"]), "--guidance");
+    // The index says nothing of guidance: such figures would stand in the place of others.
+    refused(
+        &with(&["--guidance", "2", "--record"]),
+        "samples without guidance",
+    );
+    assert!(!out.exists(), "nothing is begun");
     refused(&["--weights", text(&path("none.bpk"))], "none.bpk");
     // A judge is a burnpack file too, but of another network.
     let judge = Path::new(env!("CARGO_MANIFEST_DIR")).join("judge/judge.bpk");
@@ -927,6 +989,16 @@ fn what_cannot_be_judged_is_refused() {
     std::fs::create_dir(&empty).unwrap();
     refused(&["--images", text(&empty)], "no PNG file");
     refused(&["--images", text(&weights)], "another kind");
+    let taken = path("taken");
+    std::fs::write(&taken, "a file").unwrap();
+    let subject = [
+        "evaluate",
+        "--data",
+        text(data.path()),
+        "--out",
+        text(&taken),
+    ];
+    assert_refused(&[&subject, &of_ours[..], &WALK].concat(), "taken");
     // The excerpt's folder has no test images.
     let npy = path("images.npy");
     std::fs::write(&npy, trainer::picture::npy(&[0; 30 * PIXELS])).unwrap();
