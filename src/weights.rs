@@ -19,7 +19,9 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     BetaSchedule, Denoiser, Garment, GaussianDiffusion, NoiseSchedule, Prediction, RecordedProcess,
-    Sampler, UNet, UNetConfig, index, noise::gaussian_batch, schedule::ScheduleError,
+    Sampler, UNet, UNetConfig, index,
+    noise::{PIXELS, gaussian_batch},
+    schedule::ScheduleError,
     unet::ConfigError,
 };
 
@@ -266,6 +268,10 @@ pub fn decode(bytes: &[u8], device: &Device) -> Result<Weights, WeightsError> {
         .convert::<f32>()
         .try_to_vec::<f32>()
         .unwrap_or_default();
+    if expected_probe.len() != PIXELS {
+        let found = format!("{PROBE} of {} numbers", expected_probe.len());
+        return Err(WeightsError::Architecture(found));
+    }
     let unet = load(&metadata.config, tensors, device)?;
     Ok(Weights {
         unet,
@@ -377,7 +383,9 @@ fn data(tensor: burn_pack::Tensor) -> Result<TensorData, WeightsError> {
         return Err(WeightsError::Architecture(found));
     }
     let (_, dtype, shape, _, bytes) = tensor.into_parts().map_err(unreadable)?;
-    Ok(TensorData::from_bytes(bytes, shape, dtype))
+    // A file may lay its tensors anywhere, and numbers are read where their size divides the place.
+    TensorData::try_from_bytes_vec(bytes.to_vec(), shape, dtype)
+        .map_err(|error| WeightsError::Architecture(error.to_string()))
 }
 
 fn unreadable(error: burn_pack::Error) -> WeightsError {
@@ -511,6 +519,39 @@ mod tests {
         }
     }
 
+    /// Nothing says that a tensor lies where its numbers can be read in place, nor does the checksum: here
+    /// one is moved by a byte, into the padding behind it.
+    #[test]
+    fn a_tensor_may_lie_anywhere() {
+        let find = |bytes: &[u8], what: &[u8], from: usize| {
+            let found = bytes[from..].windows(what.len()).position(|b| b == what);
+            from + found.unwrap() + what.len()
+        };
+        let mut bytes = encoded();
+        let header = 10 + u32::from_le_bytes(bytes[6..10].try_into().unwrap()) as usize;
+        let name = find(&bytes, b"head.bias", 0);
+        // CBOR: a list of two, and how many bytes each number takes after its first.
+        let mut at = find(&bytes, b"data_offsets", name);
+        assert_eq!(bytes[at], 0x82);
+        let offsets = [0, 1].map(|_| {
+            let width = 1 << (bytes[at + 1] - 24);
+            let digits = at + 2..at + 2 + width;
+            at += 1 + width;
+            bytes[digits.end - 1] += 1;
+            let digits = bytes[digits].iter();
+            digits.fold(0, |number, &digit| number << 8 | usize::from(digit)) - 1
+        });
+        let payload = header.next_multiple_of(256);
+        let [from, to] = offsets.map(|offset| payload + offset);
+        bytes.copy_within(from..to, from + 1);
+        let device = kernels::cpu();
+        let weights = decode(&bytes, &device).unwrap();
+        assert_eq!(
+            encode(&weights.unet, &metadata(), &device).unwrap(),
+            encoded()
+        );
+    }
+
     /// One digit of the metadata, which no tensor depends on.
     #[test]
     fn a_changed_word_about_the_weights_is_noticed() {
@@ -525,12 +566,12 @@ mod tests {
     #[test]
     fn other_versions_and_architectures_are_named() {
         let device = kernels::cpu();
-        let repack = |change: fn(&mut String, &mut Metadata)| {
+        let repack = |change: fn(&mut String, &mut Metadata, &mut Vec<burn_pack::Tensor>)| {
             let reader = Reader::from_bytes(Bytes::from_bytes_vec(encoded())).unwrap();
             let (mut version, mut metadata) = ("1".to_owned(), metadata());
-            change(&mut version, &mut metadata);
+            let mut tensors = reader.into_tensors().unwrap();
+            change(&mut version, &mut metadata, &mut tensors);
             let json = serde_json::to_string(&metadata).unwrap();
-            let tensors = reader.into_tensors().unwrap();
             let sha256 = checksum(&json, &tensors).unwrap();
             let bytes = Writer::new(tensors)
                 .with_metadata("format_version", &version)
@@ -540,16 +581,27 @@ mod tests {
                 .unwrap();
             decode(&bytes, &device).map(|weights| weights.metadata)
         };
-        assert_eq!(repack(|_, _| {}).unwrap(), metadata());
-        let version = repack(|version, _| *version = "3".to_owned()).unwrap_err();
+        assert_eq!(repack(|_, _, _| {}).unwrap(), metadata());
+        let version = repack(|version, _, _| *version = "3".to_owned()).unwrap_err();
         assert_eq!(version, WeightsError::Version("3".to_owned()));
-        let wider = repack(|_, m| m.config.channels = vec![16, 16]).unwrap_err();
+        let wider = repack(|_, m, _| m.config.channels = vec![16, 16]).unwrap_err();
         assert!(matches!(wider, WeightsError::Architecture(_)), "{wider}");
-        let deeper = repack(|_, m| m.config.blocks = 2).unwrap_err();
+        let deeper = repack(|_, m, _| m.config.blocks = 2).unwrap_err();
         assert!(matches!(deeper, WeightsError::Architecture(_)), "{deeper}");
-        let none = repack(|_, m| m.config.groups = 0).unwrap_err();
+        let unanswered = repack(|_, _, tensors| {
+            let answer = tensors.iter_mut().find(|tensor| tensor.name == PROBE);
+            let bytes = Bytes::from_bytes_vec(vec![0; 4]);
+            *answer.unwrap() =
+                burn_pack::Tensor::new(PROBE.to_owned(), DType::F32, [1], None, bytes);
+        });
+        let unanswered = unanswered.unwrap_err();
+        assert!(
+            matches!(unanswered, WeightsError::Architecture(_)),
+            "{unanswered}"
+        );
+        let none = repack(|_, m, _| m.config.groups = 0).unwrap_err();
         assert!(matches!(none, WeightsError::Config(_)), "{none}");
-        let steps = repack(|_, m| m.timesteps = 1).unwrap_err();
+        let steps = repack(|_, m, _| m.timesteps = 1).unwrap_err();
         assert!(matches!(steps, WeightsError::Schedule(_)), "{steps}");
     }
 }

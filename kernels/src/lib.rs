@@ -201,7 +201,8 @@ pub struct Shortcut {
 /// - `x`: `[batch, channels_in / fold^2, height, width]`
 /// - `weight`: `[channels_out, channels_in, k, k]`
 /// - `bias`: `[channels_out]`
-/// - `residual`, result: `[batch repeat, channels_out / unfold^2, ...]`
+/// - `residual`: `[batch repeat, channels_out, h_out, w_out]`, added before anything is unfolded
+/// - result: `[batch repeat, channels_out / unfold^2, h_out unfold, w_out unfold]`
 pub fn conv2d_around(
     x: Tensor<4>,
     weight: Tensor<4>,

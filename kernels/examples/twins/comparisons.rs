@@ -112,12 +112,22 @@ impl<Report: FnMut(&str, &str, f32)> Comparisons<Report> {
                 }
             }
         }
-        let case = Convolution {
-            images: 3,
-            channels: [128, 64],
-            ..PLAIN
-        };
-        self.convolution("conv2d", case).await
+        for case in [
+            Convolution {
+                images: 3,
+                channels: [128, 64],
+                ..PLAIN
+            },
+            // More groups of threads than fit along one axis turn its weight over.
+            Convolution {
+                channels: [1024, 512],
+                size: 7,
+                ..PLAIN
+            },
+        ] {
+            self.convolution("conv2d", case).await?;
+        }
+        Ok(())
     }
 
     async fn conv2d_around(&mut self) -> Result<(), String> {

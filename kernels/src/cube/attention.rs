@@ -44,7 +44,9 @@ impl Shape {
             };
             (places.is_multiple_of(queries) && 4 * floats <= bytes).then_some(shape)
         };
-        fits(QUERIES).or_else(|| fits(1))
+        let shape = fits(QUERIES).or_else(|| fits(1));
+        // Together, threads hold less each.
+        shape.or_else(|| alone.then(|| Self::cut(channels, places, false))?)
     }
 
     /// Groups of threads for an image.

@@ -90,6 +90,13 @@ fn cubes(x: usize, y: usize, z: usize) -> CubeCount {
     CubeCount::Static(x as u32, y as u32, z as u32)
 }
 
+/// At least so many groups, for a kernel that goes by `ABSOLUTE_POS` and knows where it ends: WebGPU
+/// takes so many along an axis and no more.
+fn cubes_in_rows(groups: usize) -> CubeCount {
+    const MOST: usize = 65_535;
+    cubes(groups.min(MOST), groups.div_ceil(MOST), 1)
+}
+
 /// A kernel's weight as our convolution reads it, `[channels_in, k_h, k_w, channels_out]` in memory:
 /// either it lies there already (see [`crate::resident_weight`]), or it is copied. By a kernel of ours:
 /// Burn has one more to compile for almost every shape.
@@ -108,7 +115,7 @@ fn channels_last(weight: Tensor<4>) -> CubeTensor {
     unsafe {
         conv2d::transpose::launch_unchecked(
             &client,
-            cubes((rows * columns).div_ceil(threads), 1, 1),
+            cubes_in_rows((rows * columns).div_ceil(threads)),
             CubeDim::new_1d(threads as u32),
             weight.into_buffer_arg(),
             y.clone().into_buffer_arg(),
@@ -259,7 +266,7 @@ pub(crate) fn linear(
     unsafe {
         linear::linear::launch_unchecked(
             &client,
-            cubes(threads.div_ceil(linear::THREADS), 1, 1),
+            cubes_in_rows(threads.div_ceil(linear::THREADS)),
             CubeDim::new_1d(linear::THREADS as u32),
             x.into_buffer_arg(),
             memory(weight).into_buffer_arg(),
@@ -404,7 +411,7 @@ fn copy(target: CubeTensor, source: CubeTensor) {
     unsafe {
         reverse_step::assign::launch_unchecked(
             &client,
-            cubes(length.div_ceil(threads), 1, 1),
+            cubes_in_rows(length.div_ceil(threads)),
             CubeDim::new_1d(threads as u32),
             source.into_buffer_arg(),
             target.into_buffer_arg(),
