@@ -197,6 +197,8 @@ impl Browser {
             .expect("a driver listens to a port");
         let config = ureq::Agent::config_builder()
             .http_status_as_error(false)
+            // A driver is on this machine, wherever else one may have to go through a proxy.
+            .proxy(None)
             .timeout_global(Some(PATIENCE));
         let mut browser = Self {
             agent: config.build().into(),

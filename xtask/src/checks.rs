@@ -1,10 +1,9 @@
 //! Everything that must hold, in the order in which it is quickest to learn that it does not.
 //!
 //! Burn is large, and each set of features is another Burn to compile. So there is one native set
-//! for nearly all that runs (tests and benches: without GPUs), one for the tests of the trainer on a
-//! GPU, one for whatever is only checked (clippy and the docs: with CUDA and Vulkan, which contains
-//! the rest), and for the browser what the page is built from. Nothing is built a second time for the
-//! tests of the page: they drive the page of `dist/`.
+//! for all that runs (tests and benches), one for whatever is only checked (clippy and the docs: with
+//! CUDA and Vulkan, which contains the rest), and for the browser what the page is built from. Nothing
+//! is built a second time for the tests of the page: they drive the page of `dist/`.
 
 use std::{
     ffi::OsStr,
@@ -27,15 +26,11 @@ const NATIVE: [&str; 4] = ["--release", "--workspace", "--exclude", "engine"];
 /// The devices the trainer knows, for what is checked and not run.
 const DEVICES: [&str; 2] = ["--features", "trainer/cuda,fashion-ddpm-tests/gpu"];
 
-/// The trainer on a GPU, which is software where there is none.
-const ON_A_GPU: [&str; 7] = [
-    "--release",
-    "--package",
-    "fashion-ddpm-tests",
+/// What runs: with a trainer that knows GPUs in the one language that software speaks as well.
+const RUNS: [&str; 3] = [
+    "--no-default-features",
     "--features",
-    "gpu",
-    "--test",
-    "gpu",
+    "fashion-ddpm-tests/gpu",
 ];
 
 /// The engines, both at once, and their kernels: the same Burn as the page's.
@@ -106,33 +101,23 @@ fn run_all(toolbox: &mut Toolbox, report: &mut Report) -> Result<(), Failure> {
     let mut tests = cargo(toolbox, "test");
     tests
         .args(NATIVE)
-        .arg("--no-default-features")
+        .args(RUNS)
         .env("FASHION_DDPM_DIST", page::dist(toolbox))
         .env("FASHION_DDPM_WASM_DIR", page::modules(toolbox))
         .env("FASHION_DDPM_TWINS", twins)
         .envs(browsers);
     // Compiling is most of the first run and nothing of the next: a figure of its own.
     let mut compile = cargo(toolbox, "test");
-    compile
-        .args(NATIVE)
-        .args(["--no-default-features", "--no-run"]);
+    compile.args(NATIVE).args(RUNS).arg("--no-run");
     report.phase("compiling the tests", || run(&mut compile))?;
-    compile = cargo(toolbox, "test");
-    compile.args(ON_A_GPU).arg("--no-run");
-    report.phase("compiling the trainer for a GPU", || run(&mut compile))?;
-    let mut on_a_gpu = cargo(toolbox, "test");
-    on_a_gpu.args(ON_A_GPU);
     let mut closing_lines = Vec::new();
-    let mut outcome = Ok(());
-    for (name, tests) in [("tests", &mut tests), ("tests on a GPU", &mut on_a_gpu)] {
-        outcome = outcome.and(report.phase(name, || {
-            echo(tests, |line| {
-                if line.starts_with("test result:") {
-                    closing_lines.push(line.to_owned());
-                }
-            })
-        }));
-    }
+    let outcome = report.phase("tests", || {
+        echo(&mut tests, |line| {
+            if line.starts_with("test result:") {
+                closing_lines.push(line.to_owned());
+            }
+        })
+    });
     report.closing_lines = closing_lines;
     outcome
 }
@@ -156,9 +141,7 @@ pub fn bench(
     let toolbox = &*toolbox;
     page::build(toolbox, OsStr::new("./"))?;
     let mut compile = cargo(toolbox, "build");
-    compile
-        .args(NATIVE)
-        .args(["--no-default-features", "--example", "bench"]);
+    compile.args(NATIVE).args(RUNS).args(["--example", "bench"]);
     run(&mut compile)?;
 
     let mut figures = String::new();
@@ -167,9 +150,7 @@ pub fn bench(
         figures.push('\n');
     };
     let mut benches = cargo(toolbox, "bench");
-    benches
-        .args(&NATIVE[1..])
-        .args(["--no-default-features", "--bench", "*"]);
+    benches.args(&NATIVE[1..]).args(RUNS).args(["--bench", "*"]);
     if word.is_none() {
         echo(&mut benches, &mut keep)?;
     }

@@ -14,7 +14,7 @@ use crate::{
     Failure,
     source::{
         DEBIAN_TOOLCHAIN, DEBIAN_TOOLCHAIN_PACKAGES, Need, Source, browser_note, debian_command,
-        is_debian, obtain,
+        is_debian, is_debian_like, obtain,
     },
     toolbox::{Toolbox, read},
     version::{self, Version},
@@ -86,9 +86,11 @@ pub fn browsers(toolbox: &mut Toolbox) -> Result<Vec<(&'static str, PathBuf)>, F
             by_hand: if is_debian() {
                 debian_command(&["chromium", "chromium-driver"])
             } else {
-                "npx @puppeteer/browsers install chrome@stable && \
-                 npx @puppeteer/browsers install chromedriver@stable"
-                    .into()
+                format!(
+                    "npx @puppeteer/browsers install chrome@stable && \
+                     npx @puppeteer/browsers install chromedriver@stable    \
+                     # and name the two programs in {CHROMIUM} and {CHROMEDRIVER}"
+                )
             },
             check: &|toolbox| {
                 chromium(toolbox)
@@ -112,7 +114,10 @@ pub fn browsers(toolbox: &mut Toolbox) -> Result<Vec<(&'static str, PathBuf)>, F
             by_hand: if is_debian() {
                 debian_command(&["firefox-esr"])
             } else {
-                "npx @puppeteer/browsers install firefox@stable".into()
+                format!(
+                    "npx @puppeteer/browsers install firefox@stable    \
+                     # and name the program in {FIREFOX}"
+                )
             },
             check: &|toolbox| firefox(toolbox).map(drop).ok_or("not found".into()),
         },
@@ -123,10 +128,10 @@ pub fn browsers(toolbox: &mut Toolbox) -> Result<Vec<(&'static str, PathBuf)>, F
             &Need {
                 what: "a Vulkan driver, for the tests: of the page in Firefox, and of the trainer on a GPU"
                     .into(),
-                sources: vec![Source::Debian {
+                sources: vec![Source::DebianLike {
                     packages: VULKAN_DRIVERS,
                 }],
-                by_hand: if is_debian() {
+                by_hand: if is_debian_like() {
                     debian_command(VULKAN_DRIVERS)
                 } else {
                     "sudo dnf install mesa-vulkan-drivers    # vulkan-swrast on Arch".into()
@@ -143,10 +148,10 @@ pub fn browsers(toolbox: &mut Toolbox) -> Result<Vec<(&'static str, PathBuf)>, F
                 what:
                     "WebKit, which is what Safari is made of, and a screen in memory for its window"
                         .into(),
-                sources: vec![Source::Debian {
+                sources: vec![Source::DebianLike {
                     packages: WEBKIT_AND_SCREEN,
                 }],
-                by_hand: if is_debian() {
+                by_hand: if is_debian_like() {
                     debian_command(WEBKIT_AND_SCREEN)
                 } else {
                     "sudo dnf install webkit2gtk4.1 xorg-x11-server-Xvfb    \
@@ -189,10 +194,7 @@ pub fn browsers(toolbox: &mut Toolbox) -> Result<Vec<(&'static str, PathBuf)>, F
                 "npm install --prefix {} axe-core@{AXE}",
                 toolbox.tools.join("axe-core").display()
             ),
-            check: &|toolbox| match axe(toolbox).is_file() {
-                true => Ok(()),
-                false => Err("not found".into()),
-            },
+            check: &|toolbox| has_package(&package(toolbox, "axe-core"), AXE),
         },
     )?;
     let lost = || Failure::Unexpected("a browser found a moment ago is gone".into());
@@ -202,7 +204,10 @@ pub fn browsers(toolbox: &mut Toolbox) -> Result<Vec<(&'static str, PathBuf)>, F
         (CHROMEDRIVER, chromedriver),
         (FIREFOX, firefox(toolbox).ok_or_else(lost)?),
         (GECKODRIVER, geckodriver(toolbox).ok_or_else(lost)?),
-        ("FASHION_DDPM_AXE", axe(toolbox)),
+        (
+            "FASHION_DDPM_AXE",
+            package(toolbox, "axe-core").join("axe.min.js"),
+        ),
     ];
     if cfg!(target_os = "linux") {
         let (webkitdriver, screen) = webkit(toolbox).ok_or_else(lost)?;
@@ -217,9 +222,6 @@ pub fn browsers(toolbox: &mut Toolbox) -> Result<Vec<(&'static str, PathBuf)>, F
 /// [`Failure::Missing`] where npm cannot get it.
 pub fn onnxruntime_web(toolbox: &mut Toolbox) -> Result<PathBuf, Failure> {
     const NAME: &str = "onnxruntime-web";
-    let folder = toolbox.tools.join(NAME);
-    let builds = folder.join("node_modules").join(NAME).join("dist");
-    let there = builds.clone();
     obtain(
         toolbox,
         &Need {
@@ -230,20 +232,28 @@ pub fn onnxruntime_web(toolbox: &mut Toolbox) -> Result<PathBuf, Failure> {
             }],
             by_hand: format!(
                 "npm install --prefix {} {NAME}@{ONNXRUNTIME_WEB}",
-                folder.display()
+                toolbox.tools.join(NAME).display()
             ),
-            check: &|_| match there.join("ort.webgpu.min.mjs").is_file() {
-                true => Ok(()),
-                false => Err("not found".into()),
-            },
+            check: &|toolbox| has_package(&package(toolbox, NAME), ONNXRUNTIME_WEB),
         },
     )?;
-    Ok(builds)
+    Ok(package(toolbox, NAME).join("dist"))
 }
 
-fn axe(toolbox: &Toolbox) -> PathBuf {
-    let package = toolbox.tools.join("axe-core").join("node_modules/axe-core");
-    package.join("axe.min.js")
+/// Where set-up lets npm put a package.
+fn package(toolbox: &Toolbox, name: &str) -> PathBuf {
+    toolbox.tools.join(name).join("node_modules").join(name)
+}
+
+/// Whether a package is there, in this version: the tools may be another checkout's as well.
+fn has_package(folder: &Path, version: &str) -> Result<(), String> {
+    let json = fs::read(folder.join("package.json")).unwrap_or_default();
+    let package: serde_json::Value = serde_json::from_slice(&json).unwrap_or_default();
+    match package["version"].as_str() {
+        Some(found) if found == version => Ok(()),
+        Some(found) => Err(format!("found {found}")),
+        None => Err("not found".into()),
+    }
 }
 
 fn wasm_target(toolbox: &mut Toolbox) -> Result<(), Failure> {

@@ -51,6 +51,8 @@ pub enum Source {
     Browsers { names: Vec<String> },
     /// Packages of Debian.
     Debian { packages: &'static [&'static str] },
+    /// Packages that Debian's descendants have as well, under the same names.
+    DebianLike { packages: &'static [&'static str] },
     /// Debian's Rust toolchain for the web, which comes with the sources of the standard library;
     /// known to rustup as [`DEBIAN_TOOLCHAIN`] afterwards.
     DebianToolchain,
@@ -96,10 +98,14 @@ impl Source {
                 let names = names.join(", ");
                 format!("from their makers by npm's `@puppeteer/browsers`, {names}: about a minute")
             }),
-            Self::Debian { packages } => is_debian().then(|| {
+            Self::Debian { packages } | Self::DebianLike { packages } => {
+                let served = match self {
+                    Self::Debian { .. } => is_debian(),
+                    _ => is_debian_like(),
+                };
                 let packages = packages.join(" ");
-                format!("from Debian's packages, {packages}: about 2 minutes")
-            }),
+                served.then(|| format!("from Debian's packages, {packages}: about 2 minutes"))
+            }
             Self::DebianToolchain => (is_debian() && has("rustup")).then(|| {
                 let packages = DEBIAN_TOOLCHAIN_PACKAGES.join(" ");
                 format!("from Debian's packages, {packages}: about 3 minutes")
@@ -138,7 +144,7 @@ impl Source {
             } => crates_io(toolbox, name, version, *locked),
             Self::Npm { name, version } => npm(toolbox, name, version),
             Self::Browsers { names } => names.iter().try_for_each(|name| browser(toolbox, name)),
-            Self::Debian { packages } => debian(toolbox, packages),
+            Self::Debian { packages } | Self::DebianLike { packages } => debian(toolbox, packages),
             Self::DebianToolchain => {
                 debian(toolbox, DEBIAN_TOOLCHAIN_PACKAGES)?;
                 run(toolbox
@@ -259,6 +265,10 @@ fn crates_io(toolbox: &Toolbox, name: &str, version: &str, locked: bool) -> Resu
         .current_dir(&toolbox.tools)
         .env("CARGO_NET_RETRY", "1")
         .env("CARGO_HTTP_TIMEOUT", "15")
+        // They are used for seconds, and their makers' settings compile them for minutes longer.
+        .env("CARGO_PROFILE_RELEASE_LTO", "off")
+        .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16")
+        .env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "1")
         .args(["install", "--quiet", "--force", name, "--version", version])
         .arg("--root")
         .arg(toolbox.tools.join("cargo"))
@@ -319,16 +329,24 @@ fn installed_browser(printed: &str) -> Option<&str> {
     (!path.is_empty()).then_some(path)
 }
 
-/// Whether Debian's packages are to be had: not Ubuntu's, whose browsers are stubs for another
+/// Whether Debian's own packages are to be had: not Ubuntu's, whose browsers are stubs for another
 /// packaging system.
 pub fn is_debian() -> bool {
-    fs::read_to_string("/etc/os-release").is_ok_and(|text| names_debian(&text))
+    fs::read_to_string("/etc/os-release").is_ok_and(|text| names_debian(&text, &["ID"]))
 }
 
-fn names_debian(os_release: &str) -> bool {
+/// Whether the system is Debian or descends from it.
+pub fn is_debian_like() -> bool {
+    fs::read_to_string("/etc/os-release").is_ok_and(|text| names_debian(&text, &["ID", "ID_LIKE"]))
+}
+
+/// Whether one of these lines of the file names Debian, among others or alone.
+fn names_debian(os_release: &str, keys: &[&str]) -> bool {
     os_release
         .lines()
-        .any(|line| line.trim_matches('"') == "ID=debian" || line == "ID=\"debian\"")
+        .filter_map(|line| line.split_once('='))
+        .filter(|(key, _)| keys.contains(key))
+        .any(|(_, names)| names.trim_matches('"').split(' ').any(|n| n == "debian"))
 }
 
 /// The command that installs these packages.
@@ -410,12 +428,14 @@ mod tests {
 
     #[test]
     fn debian_is_told_from_its_descendants() {
-        assert!(names_debian(
-            "PRETTY_NAME=\"Debian GNU/Linux 12\"\nID=debian\n"
-        ));
-        assert!(names_debian("ID=\"debian\"\n"));
-        assert!(!names_debian("ID=ubuntu\nID_LIKE=debian\n"));
-        assert!(!names_debian(""));
+        let debian = "PRETTY_NAME=\"Debian GNU/Linux 12\"\nID=debian\n";
+        let mint = "NAME=\"Linux Mint\"\nID=linuxmint\nID_LIKE=\"ubuntu debian\"\n";
+        let itself = |text| names_debian(text, &["ID"]);
+        assert!(itself(debian) && itself("ID=\"debian\"\n"));
+        assert!(!itself("ID=ubuntu\nID_LIKE=debian\n") && !itself(mint) && !itself(""));
+        let like = |text| names_debian(text, &["ID", "ID_LIKE"]);
+        assert!(like(debian) && like("ID=ubuntu\nID_LIKE=debian\n") && like(mint));
+        assert!(!like("ID=fedora\nNAME=debian\n") && !like("ID_LIKE=debianish\n"));
     }
 
     #[test]

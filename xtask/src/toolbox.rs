@@ -31,6 +31,27 @@ pub struct Toolbox {
     path: Vec<PathBuf>,
 }
 
+/// Cargo's target directory, wherever a person has said that it is: in the environment, or in a
+/// configuration of cargo's.
+fn target_directory(root: &Path) -> Result<PathBuf, Failure> {
+    let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(cargo);
+    command
+        .args(["metadata", "--no-deps", "--format-version", "1"])
+        .arg("--manifest-path")
+        .arg(root.join("Cargo.toml"));
+    let output = command.output().map_err(not_started(&command))?;
+    let metadata: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+    match metadata["target_directory"].as_str() {
+        Some(directory) => Ok(directory.into()),
+        None => Err(Failure::Unexpected(format!(
+            "`{}` was expected to name the target directory: {}",
+            describe(&command),
+            String::from_utf8_lossy(&output.stderr).trim()
+        ))),
+    }
+}
+
 impl Toolbox {
     /// Finds the repository and its folders.
     ///
@@ -43,14 +64,9 @@ impl Toolbox {
             .parent()
             .ok_or_else(|| Failure::Unexpected("xtask must lie in the repository".into()))?
             .to_owned();
-        let (target, tools) = match env::var_os("CARGO_TARGET_DIR").filter(|d| !d.is_empty()) {
-            Some(directory) => {
-                let target = env::current_dir()
-                    .map_err(Failure::file("."))?
-                    .join(directory);
-                let tools = target.join("tools");
-                (target, tools)
-            }
+        let target = target_directory(&root)?;
+        let tools = match env::var_os("CARGO_TARGET_DIR").filter(|d| !d.is_empty()) {
+            Some(_) => target.join("tools"),
             None => {
                 let cache = dirs::cache_dir().ok_or_else(|| {
                     Failure::Unexpected(
@@ -59,10 +75,7 @@ impl Toolbox {
                             .into(),
                     )
                 })?;
-                (
-                    root.join("target"),
-                    cache.join("fashion-ddpm").join("tools"),
-                )
+                cache.join("fashion-ddpm").join("tools")
             }
         };
         Ok(Self {
@@ -106,6 +119,8 @@ impl Toolbox {
         let mut command = Command::new(found.as_deref().map_or(program, Path::as_os_str));
         command
             .current_dir(&self.root)
+            // Relative, it would be another folder from there.
+            .env("CARGO_TARGET_DIR", &self.target)
             .env("PATH", self.search_path());
         for (name, _) in env::vars_os() {
             if name.to_str().is_some_and(|name| {
