@@ -11,13 +11,15 @@ use fashion_ddpm::{
     weights::Weights,
 };
 use fashion_ddpm_tests::{
-    browser::Browser,
+    browser::{Browser, Gpu},
     page::{
         LEVELS, Picture, approach, assert_close, assert_quiet, assert_shows, data_index,
-        default_weights, dist, garments, open, text, wait_phase, wait_text, weights_index,
+        default_weights, dist, garments, open, slide, text, wait_phase, wait_text, weights_index,
         weights_of,
     },
-    prepared, values,
+    prepared,
+    server::Server,
+    values,
 };
 use serde_json::{Value, json};
 
@@ -135,6 +137,104 @@ fn the_strip_and_the_gif_are_the_run() {
     assert_eq!((name.as_str(), width), ("bag-seed-7.png", 560));
     let garment = to_pixels(states.last().expect("the garment"));
     assert_close(&found, &garment, LEVELS, "the saved image");
+    assert_quiet(&browser);
+}
+
+/// Figure 1: its end does not take those who read on below away from there. The keyboard's place is the
+/// next button all the same.
+#[test]
+fn the_end_of_a_run_scrolls_nobody_back() {
+    let query = "?engine=cpu&seed=5&sampler=dpm&steps=5";
+    let (browser, _server) = open(query, "sampling");
+    // Between its beginning and its end, however fast it is.
+    browser.script(
+        "const down = () => scrollTo({ top: document.body.scrollHeight, behavior: 'instant' });
+         document.addEventListener('ddpm:frame', down, { once: true })",
+        json!([]),
+    );
+    browser.click(&browser.find("button", "Sample a garment"));
+    wait_phase(&browser, "sampling", "over");
+    let place = browser.script(
+        "const { id } = document.activeElement;
+         return [id, document.getElementById('sample').getBoundingClientRect().bottom < 0]",
+        json!([]),
+    );
+    assert_eq!(place, json!(["sample", true]));
+    assert_quiet(&browser);
+}
+
+/// Holds back what the engine answers to questions about a frame, until it is let go.
+const HELD: &str = "
+    window.held = [];
+    const Prompt = Worker;
+    window.Worker = function (url, options) {
+        const worker = new Prompt(url, options);
+        worker.addEventListener('message', (event) => {
+            if (event.data[0].type != 'explained' || event.late) return;
+            event.stopImmediatePropagation();
+            const { data } = event;
+            const late = Object.assign(new MessageEvent('message', { data }), { late: true });
+            window.held.push(() => worker.dispatchEvent(late));
+        });
+        return worker;
+    };
+    Worker.prototype = Prompt.prototype;";
+
+/// Figure 1: of several images the network is asked again about the frame that somebody rests on, even
+/// where they came to it while the answer on another one was awaited.
+#[test]
+fn a_frame_is_explained_after_another_one() {
+    let server = Server::of(dist());
+    let browser = Browser::chromium(Gpu::NoAdapter);
+    browser.at_first(HELD);
+    browser.open(&server.url("?engine=cpu&seed=5&sampler=ddim&steps=6&count=4"));
+    browser.click(&browser.wait_enabled("button", "Sample a garment"));
+    wait_phase(&browser, "sampling", "over");
+    let wait = |answers: usize| {
+        browser.wait(&format!("{answers} answers have come"), || {
+            let held = browser.script("return window.held.length", json!([]));
+            (held == answers).then_some(())
+        });
+    };
+    slide(&browser, "Timestep", 2);
+    wait(1);
+    slide(&browser, "Timestep", 4);
+    // Longer than what counts as a rest.
+    browser.script_async(
+        "await new Promise((enough) => setTimeout(enough, 500))",
+        json!([]),
+    );
+    browser.script("window.held[0]()", json!([]));
+    wait(2);
+    browser.script("window.held[1]()", json!([]));
+    let schedule = default_weights().diffusion.schedule;
+    let plan = Sampler::Ddim { eta: 0.0 }.plan(&schedule, 6).unwrap();
+    for stop in [4, 2] {
+        slide(&browser, "Timestep", stop);
+        let known = format!("at t = {}: values of", plan[stop].t + 1);
+        wait_text(&browser, "pred-noise-text", &known);
+    }
+    assert_quiet(&browser);
+}
+
+/// Figure 4: a step that is asked for before the network is there is taken once it has come.
+#[test]
+fn a_step_waits_for_the_network() {
+    let server = Server::of(dist());
+    let browser = Browser::chromium(Gpu::NoAdapter);
+    // It comes with the first work for it.
+    browser
+        .at_first("Object.defineProperty(navigator, 'connection', { value: { saveData: true } });");
+    browser.open(&server.url("?engine=cpu&seed=7"));
+    approach(&browser, "algorithms");
+    for t in [1000, 999] {
+        browser.click(&browser.wait_enabled("button", "Take one step of the run"));
+        browser.wait(&format!("t = {t}"), || {
+            (step_numbers(&browser).first() == Some(&f64::from(t))).then_some(())
+        });
+    }
+    assert_eq!(browser.count("frame"), 2, "no more than was asked for");
+    wait_phase(&browser, "sampling", "paused");
     assert_quiet(&browser);
 }
 
@@ -365,6 +465,47 @@ fn back_and_forward_walk_through_the_state() {
             (garment() == expected && there).then_some(())
         });
     }
+    assert_quiet(&browser);
+}
+
+/// Nor does a control stay behind because it has the focus, unless it holds a text that is no value yet:
+/// that is left to whoever types it.
+#[test]
+fn back_and_forward_reach_the_control_in_use() {
+    let (browser, _server) = open("?engine=cpu&seed=4&sampler=dpm&steps=3", "sampling");
+    let wait = |role: &str, name: &str, expected: &str| {
+        browser.wait(&format!("{name} is {expected}"), || {
+            let value = browser.property(&browser.find(role, name), "value");
+            (value == expected).then_some(())
+        });
+    };
+    let go = |by: i32| browser.script("history.go(arguments[0])", json!([by]));
+    for (role, name, id, [first, second]) in [
+        ("spinbutton", "Seed", "seed", ["5", "6"]),
+        ("slider", "Steps", "steps", ["4", "5"]),
+    ] {
+        let focus = "document.getElementById(arguments[0]).focus()";
+        browser.script(focus, json!([id]));
+        for value in [first, second] {
+            browser.set(&browser.find(role, name), value);
+        }
+        go(-1);
+        wait(role, name, first);
+        go(1);
+        wait(role, name, second);
+    }
+    browser.script(
+        "const seed = document.getElementById('seed');
+         seed.focus();
+         seed.value = '';
+         seed.dispatchEvent(new Event('input', { bubbles: true }))",
+        json!([]),
+    );
+    // To another seed and other steps.
+    go(-3);
+    wait("slider", "Steps", "3");
+    let seed = browser.property(&browser.find("spinbutton", "Seed"), "value");
+    assert_eq!(seed, "");
     assert_quiet(&browser);
 }
 

@@ -416,6 +416,35 @@ fn the_path_ends_at_the_garment_and_branches_leave_the_run_where_they_say() {
     assert_quiet(&browser);
 }
 
+/// Branches grow on the last run. One that was stopped has none; that is said, and another one helps.
+#[test]
+fn a_stopped_run_has_no_branches() {
+    let query = "?engine=cpu&seed=3&sampler=ddpm&steps=3&autoplay=1";
+    let (browser, _server) = open(query, "why");
+    browser.wait_enabled("button", "Branch here");
+    let steps = |steps: &str| browser.set(&browser.find("slider", "Steps"), steps);
+    // No machine takes that many before it hears that it is to take one.
+    steps("1000");
+    approach(&browser, "algorithms");
+    browser.click(&browser.wait_enabled("button", "Take one step of the run"));
+    browser.wait("a frame of the second run", || {
+        (browser.count("frame") > 3).then_some(())
+    });
+    browser.click(&browser.wait_enabled("button", "Stop"));
+    wait_phase(&browser, "sampling", "over");
+    let why = "Another run has begun";
+    wait_text(&browser, "branches-tree-text", why);
+    assert!(!browser.is_enabled(&browser.find("button", "Branch here")));
+
+    steps("3");
+    browser.click(&browser.wait_enabled("button", "Sample a garment"));
+    browser.click(&browser.wait_enabled("button", "Branch here"));
+    wait_text(&browser, "branch-4-text", "branch 4: ");
+    assert!(!text(&browser, "branches-tree-text").contains(why));
+    assert_eq!(browser.count("done"), 2, "the stopped one has no end");
+    assert_quiet(&browser);
+}
+
 /// Twenty pictures, ten of them photographs of the test set; who knows them all is told so.
 #[test]
 fn the_quiz_deals_ten_of_each_and_counts() {

@@ -199,6 +199,8 @@ struct Active {
     number: u32,
     /// What is to be sent once the weights are there.
     waiting: Option<Job>,
+    /// What has been asked of it meanwhile.
+    since: Vec<Request>,
     paused: bool,
     news: mpsc::UnboundedSender<Result<News, End>>,
 }
@@ -419,6 +421,7 @@ impl Desk {
             inner.run = Some(Active {
                 number,
                 waiting: Some(job),
+                since: Vec::new(),
                 paused,
                 news: sender,
             });
@@ -735,7 +738,11 @@ impl Inner {
                     start: job.start.as_ref().map(|(start, _)| start.clone()),
                 };
                 let x_t = job.start.map(|(_, x_t)| x_t);
+                let since = std::mem::take(&mut active.since);
                 self.send(&request, x_t.as_deref());
+                for request in &since {
+                    self.send(request, None);
+                }
             }
             match self.run.as_ref().and_then(|active| active.waiting.as_ref()) {
                 Some(job) => wanted = job.epoch.or(preferred),
@@ -836,8 +843,9 @@ impl Control {
             return;
         };
         active.paused = paused.unwrap_or(active.paused);
-        if active.waiting.is_none() {
-            inner.send(&request, None);
+        match active.waiting {
+            Some(_) => active.since.push(request),
+            None => inner.send(&request, None),
         }
     }
 }

@@ -107,12 +107,13 @@ impl Drop {
 
     /// Adds a cluster, unless it is where one is already or there are enough. The way begins anew.
     pub fn add(&mut self, centre: [f64; 2]) -> bool {
+        let centre = centre.map(|c| c.clamp(-EXTENT, EXTENT));
         let near = |c: &[f64; 2]| (c[0] - centre[0]).hypot(c[1] - centre[1]) < 1.5 * DEVIATION;
         let centres = &mut self.mixture.centres;
         if centres.len() >= MOST_CLUSTERS || centres.iter().any(near) {
             return false;
         }
-        centres.push(centre.map(|c| c.clamp(-EXTENT, EXTENT)));
+        centres.push(centre);
         self.restart();
         true
     }
@@ -290,6 +291,7 @@ mod tests {
         assert!(!ink.add([0.01, 0.0]), "there is one");
         assert!(ink.add([9.0, 0.0]));
         assert_eq!(ink.mixture().centres[1], [EXTENT, 0.0]);
+        assert!(!ink.add([8.0, 0.01]), "there is one, at the same edge");
         assert_eq!(ink.computed(), 0);
         for i in 0..200 {
             ink.add([f64::from(i % 20) * 0.3 - 3.0, f64::from(i / 20) * 0.3]);

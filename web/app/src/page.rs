@@ -24,7 +24,7 @@ use crate::{
 /// Starts the page.
 pub fn start() {
     let (state, sentences) = read_address(dom::any_seed());
-    let page = Page::new(state, sentences.join(" "));
+    let page = Page::new(state, sentences);
     figures::start(&page);
     benchmark::start(&page);
     lecture::start(&page);
@@ -66,13 +66,16 @@ struct Inner {
     /// Whether the watchers are about to be told.
     telling: Cell<bool>,
     status: Status,
+    /// Sentences on what the link says in vain, until the page is ready: whatever it does before would
+    /// take their place.
+    vain: RefCell<Vec<String>>,
     /// The build's id.
     build: String,
     model: RefCell<Option<Model>>,
 }
 
 impl Page {
-    fn new(state: State, message: String) -> Self {
+    fn new(state: State, vain: Vec<String>) -> Self {
         let build = dom::meta("build").unwrap_or_default();
         let page = Self(Rc::new_cyclic(|inner: &std::rc::Weak<Inner>| {
             let inner = inner.clone();
@@ -86,7 +89,8 @@ impl Page {
                 desk: Desk::new(build.clone(), told),
                 watchers: RefCell::default(),
                 telling: Cell::new(false),
-                status: Status::find(message),
+                status: Status::find(vain.join(" ")),
+                vain: RefCell::new(vain),
                 build,
                 model: RefCell::default(),
             }
@@ -172,7 +176,17 @@ impl Page {
     /// Back or forward: the address says what the state is.
     fn go_to_address(&self) {
         let before = self.state().clone();
-        let (mut state, _) = read_address(before.seed);
+        let (mut state, mut vain) = read_address(before.seed);
+        if let (Some(asked), Some(epoch), Some(index)) =
+            (state.epoch, before.epoch, self.desk().index())
+            && !index.models.iter().any(|model| model.epoch == asked)
+        {
+            vain.push(there_is_not(asked, epoch));
+            state.epoch = None;
+        }
+        if !vain.is_empty() {
+            self.say(vain.join(" "));
+        }
         state.epoch = state.epoch.or(before.epoch);
         let epoch = state.epoch;
         *self.0.state.borrow_mut() = state;
@@ -225,12 +239,13 @@ impl Page {
                     adapter: &adapter,
                     model: &model,
                 });
-                let first = self.0.model.borrow_mut().replace(model).is_none();
-                if !first || !self.0.status.starts_with("The link") {
+                self.0.model.borrow_mut().replace(model);
+                self.say(match self.0.vain.take().as_slice() {
                     // Where data are saved, a run has been waiting for this.
-                    let busy = self.desk().is_busy();
-                    self.say(if busy { "Sampling." } else { "Ready." });
-                }
+                    _ if self.desk().is_busy() => "Sampling.".to_owned(),
+                    [] => "Ready.".to_owned(),
+                    vain => vain.join(" "),
+                });
                 self.work_offline();
                 dom::dispatch("ddpm:ready", &ready);
             }
@@ -244,9 +259,12 @@ impl Page {
         };
         let chosen = self.state().epoch;
         if let Some(chosen) = chosen.filter(|chosen| *chosen != epoch) {
-            self.say(format!(
-                "The link asks for epoch {chosen}, which there is not; this is epoch {epoch}."
-            ));
+            let vain = {
+                let mut vain = self.0.vain.borrow_mut();
+                vain.push(there_is_not(chosen, epoch));
+                vain.join(" ")
+            };
+            self.say(vain);
         }
         self.0.state.borrow_mut().epoch = Some(epoch);
     }
@@ -280,30 +298,48 @@ impl Page {
         let script = format!("sw.js?v={build}");
         spawn_local(async move {
             let container: web_sys::ServiceWorkerContainer = container.unchecked_into();
-            if JsFuture::from(container.register(&script)).await.is_err() {
+            let Ok(registration) = JsFuture::from(container.register(&script)).await else {
                 // The page works without.
                 return;
-            }
-            let Ok(ready) = container.ready() else { return };
-            let Ok(registration) = JsFuture::from(ready).await else {
+            };
+            // This build's is the newest. The last build's may still be the active one: what that is
+            // told to keep goes with it.
+            let stages = ["installing", "waiting", "active"];
+            let workers = stages.map(|stage| dom::get(&registration, stage));
+            let Some(worker) = workers.into_iter().find(JsValue::is_object) else {
                 return;
             };
-            let registration: web_sys::ServiceWorkerRegistration = registration.unchecked_into();
-            let performance = dom::get(&window(), "performance");
-            let entries = dom::get(&performance, "getEntriesByType")
-                .dyn_into::<js_sys::Function>()
-                .and_then(|entries| entries.call1(&performance, &"resource".into()));
-            let used: Array = used.iter().map(JsValue::from).collect();
-            for entry in entries.map(|e| Array::from(&e)).unwrap_or_default().iter() {
-                used.push(&dom::get(&entry, "name"));
-            }
-            let message = Object::new();
-            let _ = Reflect::set(&message, &"keep".into(), &used);
-            if let Some(worker) = registration.active() {
-                let _ = worker.post_message(&message);
-            }
+            let worker: web_sys::ServiceWorker = worker.unchecked_into();
+            let target = worker.clone();
+            let keep = move || {
+                if dom::get(&worker, "state") == "activated" {
+                    let _ = worker.post_message(&all_used(&used));
+                }
+            };
+            keep();
+            dom::listen(&target, "statechange", move |_| keep());
         });
     }
+}
+
+/// What the service worker is told to keep: these addresses, and those of all that has been loaded.
+fn all_used(used: &[String]) -> Object {
+    let performance = dom::get(&window(), "performance");
+    let entries = dom::get(&performance, "getEntriesByType")
+        .dyn_into::<js_sys::Function>()
+        .and_then(|entries| entries.call1(&performance, &"resource".into()));
+    let used: Array = used.iter().map(JsValue::from).collect();
+    for entry in entries.map(|e| Array::from(&e)).unwrap_or_default().iter() {
+        used.push(&dom::get(&entry, "name"));
+    }
+    let message = Object::new();
+    let _ = Reflect::set(&message, &"keep".into(), &used);
+    message
+}
+
+/// What is said of weights that a link asks for in vain.
+fn there_is_not(asked: u32, epoch: u32) -> String {
+    format!("The link asks for epoch {asked}, which there is not; this is epoch {epoch}.")
 }
 
 #[derive(Serialize)]
@@ -343,10 +379,6 @@ impl Status {
 
     fn say(&self, message: String, failed: bool) {
         self.said.replace((message, failed));
-    }
-
-    fn starts_with(&self, words: &str) -> bool {
-        self.said.borrow().0.starts_with(words)
     }
 
     fn show(&self, desk: &Desk) {

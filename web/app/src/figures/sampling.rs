@@ -13,7 +13,7 @@ use serde::Serialize;
 use wasm_bindgen::{JsCast, prelude::*};
 use wasm_bindgen_futures::{JsFuture, spawn_local};
 use web_sys::{
-    Element, HtmlAnchorElement, HtmlButtonElement, HtmlCanvasElement, HtmlElement,
+    Element, FocusOptions, HtmlAnchorElement, HtmlButtonElement, HtmlCanvasElement, HtmlElement,
     HtmlInputElement, HtmlOptionElement, HtmlSelectElement,
 };
 
@@ -294,21 +294,24 @@ impl Sampling {
     /// Brings the controls in line with the state.
     fn set_controls(&self) {
         let (elements, state) = (&self.elements, self.page.state());
-        let set = |input: &HtmlInputElement, value: String| {
-            // Whoever types is not to be interrupted.
+        let set = |input: &HtmlInputElement, value: f64| {
+            // Whoever types is not to be interrupted. A number that they have typed is the state's, unless
+            // they have gone back or forward since.
             let typing = dom::document()
                 .active_element()
                 .is_some_and(|e| e.id() == input.id());
-            if !typing && input.value() != value {
-                input.set_value(&value);
+            let said = input.value_as_number();
+            let other = said != value && !said.is_nan() && input.check_validity();
+            if !typing || other {
+                input.set_value(&value.to_string());
             }
         };
         elements.garment.set_value(state.garment);
-        set(&elements.seed, state.seed.to_string());
+        set(&elements.seed, state.seed.into());
         elements.count.set_value(&state.count.to_string());
         elements.sampler.set_value(state.sampler.slug());
-        set(&elements.steps, state.steps.to_string());
-        set(&elements.guidance, state.guidance.to_string());
+        set(&elements.steps, state.steps.into());
+        set(&elements.guidance, state.guidance);
         if let Some(epoch) = state.epoch {
             elements.epoch.set_value(&epoch.to_string());
         }
@@ -516,7 +519,10 @@ impl Sampling {
             return;
         };
         self.page.settle(|state| state.epoch = Some(epoch));
-        self.page.say("Loading other weights.");
+        // Where data are saved they may wait for the engine.
+        if self.page.desk().engine().is_some() {
+            self.page.say("Loading other weights.");
+        }
         self.page.desk().prefer(epoch);
     }
 
@@ -688,7 +694,10 @@ impl Sampling {
             _ => None,
         };
         if let Some(next) = next {
-            let _ = next.focus();
+            // Nor whoever reads on, theirs on the page.
+            let options = FocusOptions::new();
+            options.set_prevent_scroll(true);
+            let _ = next.focus_with_options(&options);
         }
 
         set_text(&elements.steps_value, &self.page.state().steps.to_string());
@@ -882,7 +891,9 @@ impl Sampling {
             return;
         };
         let index = stop.min(frames.steps.len().saturating_sub(1));
-        if rest != self.rest || self.asked.is_some() || !self.page.desk().is_ready() {
+        let known = frames.prediction(index).is_some();
+        let asked = self.asked.is_some();
+        if rest != self.rest || known || asked || !self.page.desk().is_ready() {
             return;
         }
         let (Some(x_t), Some(step)) = (frames.x(index), frames.steps.get(index)) else {
@@ -902,6 +913,8 @@ impl Sampling {
                     (answer, run == sampling.run, &mut sampling.frames)
                 {
                     frames.explain(index, &noise);
+                    // Somebody may rest on another one by now.
+                    sampling.explain(sampling.rest);
                 }
             });
         });
@@ -1003,8 +1016,11 @@ impl Pace {
         if let (true, Some(refresh)) = (player.is_following(), self.refresh_ms)
             && let Some(frames) = player.frames_per_refresh()
         {
-            let left = player.newest().unwrap_or_default().max(player.steps())
-                - player.shown().unwrap_or_default();
+            let last = match player.has_ended() {
+                true => player.newest().unwrap_or_default(),
+                false => player.steps(),
+            };
+            let left = last.saturating_sub(player.shown().unwrap_or_default());
             left_ms = f64::max(left_ms, left as f64 * refresh / frames);
         }
         Some(format!("{speed} · about {} left", rough(left_ms)))

@@ -145,6 +145,17 @@ impl Figure {
         sampler.is_none_or(|sampler| sampler == "ddpm")
     }
 
+    /// Whether figure 1 still has the states of the trunk: it keeps those of its last run.
+    fn is_current(&self) -> bool {
+        let trunk = self.trunk.as_ref();
+        trunk.is_some_and(|trunk| trunk.run == sampling::run_number())
+    }
+
+    /// Whether branches can grow now.
+    fn is_ready(&self) -> bool {
+        self.page.desk().is_ready() && self.is_current() && self.is_noisy()
+    }
+
     /// The finished run, if there is another one than before.
     fn take_trunk(&mut self) {
         let known = self.trunk.as_ref().map(|trunk| trunk.run);
@@ -194,8 +205,7 @@ impl Figure {
     // What is seen.
 
     fn render(&mut self) {
-        let ready = self.page.desk().is_ready() && self.trunk.is_some() && self.is_noisy();
-        self.go.set_disabled(!ready || self.growing);
+        self.go.set_disabled(!self.is_ready() || self.growing);
         self.stop.set_disabled(!self.growing);
         self.slider.set_disabled(self.trunk.is_none());
         let timesteps = self.page.schedule().timesteps().to_string();
@@ -299,7 +309,11 @@ impl Figure {
         }
         let fork = x(self.tree.as_ref().map_or(self.chosen(), |tree| tree.t));
         pen.line(fork, 0.0, fork, pen.height, "#ff8a3c", 1.5);
-        describe(&self.canvas, &self.in_words());
+        let mut words = self.in_words();
+        if !self.is_current() {
+            words += " Another run has begun since: let it or a new one come to its end, and branch from that.";
+        }
+        describe(&self.canvas, &words);
     }
 
     fn in_words(&self) -> String {
@@ -388,9 +402,9 @@ impl Figure {
         let stop = self.stop_at(self.chosen())?;
         let trunk = self.trunk.as_ref()?;
         let t = *trunk.steps.get(stop)?;
-        let run = sampling::run_number();
+        let current = self.is_current();
         let x_t = sampling::look(|frames, _| {
-            let x = frames.x(stop).filter(|_| run == trunk.run)?;
+            let x = frames.x(stop).filter(|_| current)?;
             Some(x[..PIXELS].to_vec())
         })??;
         let (mut picture, epoch) = (trunk.picture.clone(), trunk.epoch);
@@ -468,8 +482,8 @@ fn follow(figure: &Shared) {
         };
         this.take_trunk();
         let link = this.page.state().branch;
-        let can = this.trunk.is_some() && this.is_noisy() && this.page.desk().is_ready();
-        let grow = link.filter(|_| !this.from_link && can && this.map.is_some());
+        let can = this.is_ready() && this.map.is_some();
+        let grow = link.filter(|_| !this.from_link && can);
         if let Some(Branch { number, t }) = grow {
             this.from_link = true;
             this.slider.set_value(&t.to_string());
