@@ -527,7 +527,8 @@ mod tests {
             let found = bytes[from..].windows(what.len()).position(|b| b == what);
             from + found.unwrap() + what.len()
         };
-        let mut bytes = encoded();
+        let original = encoded();
+        let mut bytes = original.clone();
         let header = 10 + u32::from_le_bytes(bytes[6..10].try_into().unwrap()) as usize;
         let name = find(&bytes, b"head.bias", 0);
         // CBOR: a list of two, and how many bytes each number takes after its first.
@@ -546,10 +547,8 @@ mod tests {
         bytes.copy_within(from..to, from + 1);
         let device = kernels::cpu();
         let weights = decode(&bytes, &device).unwrap();
-        assert_eq!(
-            encode(&weights.unet, &metadata(), &device).unwrap(),
-            encoded()
-        );
+        let again = encode(&weights.unet, &metadata(), &device).unwrap();
+        assert!(again == original, "another network came of it");
     }
 
     /// One digit of the metadata, which no tensor depends on.
