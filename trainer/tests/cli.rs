@@ -964,8 +964,9 @@ fn what_cannot_be_judged_is_refused() {
         *metadata = metadata.replace(r#""channels":[16]"#, r#""channels":[32]"#);
     });
     std::fs::write(&other, changed).unwrap();
+    let on_the_cpu = ["--count", "20", "--device", "cpu"];
     refused(
-        &["--weights", text(&other), "--count", "20"],
+        &[&["--weights", text(&other)][..], &on_the_cpu].concat(),
         "expected the tensors of the network",
     );
     let no_numbers = path("nan.bpk");
