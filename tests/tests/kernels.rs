@@ -16,7 +16,7 @@ const TOLERANCE: f64 = 1e-5;
 /// What is compared, and in how many cases.
 const COMPARISONS: [(&str, usize); 6] = [
     ("attention", 5),
-    ("conv2d", 25),
+    ("conv2d", 26),
     ("conv2d_around", 22),
     ("group_norm_silu", 8),
     ("linear", 5),
