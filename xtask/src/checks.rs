@@ -6,10 +6,11 @@
 //! is built a second time for the tests of the page: they drive the page of `dist/`.
 
 use std::{
+    env,
     ffi::OsStr,
     fs,
     io::{BufRead, BufReader},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
     time::{Duration, Instant},
 };
@@ -135,14 +136,9 @@ pub fn bench(
     steps: u32,
     word: Option<&str>,
 ) -> Result<(), Failure> {
-    setup::page(toolbox)?;
     let browsers = setup::browsers(toolbox)?;
-    let onnxruntime_web = setup::onnxruntime_web(toolbox)?;
+    let (engines, onnxruntime_web) = engines(toolbox)?;
     let toolbox = &*toolbox;
-    page::build(toolbox, OsStr::new("./"))?;
-    let mut compile = cargo(toolbox, "build");
-    compile.args(NATIVE).args(RUNS).args(["--example", "bench"]);
-    run(&mut compile)?;
 
     let mut figures = String::new();
     let mut keep = |line: &str| {
@@ -154,7 +150,7 @@ pub fn bench(
     if word.is_none() {
         echo(&mut benches, &mut keep)?;
     }
-    let mut engines = toolbox.command(toolbox.target.join("release/examples/bench"));
+    let mut engines = toolbox.command(engines);
     engines
         .arg(page::dist(toolbox))
         .arg(onnxruntime_web)
@@ -169,6 +165,62 @@ pub fn bench(
     let file = toolbox.target.join("bench.txt");
     fs::write(&file, figures).map_err(Failure::file(&file))?;
     println!("\nThese figures are also in {}", file.display());
+    Ok(())
+}
+
+/// Leaves in a folder what [`bench`] measures in the browser, for a machine of this kind that may have
+/// neither Rust nor a network.
+///
+/// # Errors
+/// [`Failure`] where something cannot be built or written.
+pub fn pack(toolbox: &mut Toolbox, folder: &Path) -> Result<(), Failure> {
+    let (engines, onnxruntime_web) = engines(toolbox)?;
+    let all = |_: &Path| true;
+    let script = toolbox.root.join("xtask/src/bench.sh");
+    copy(&script, &folder.join("bench.sh"), all)?;
+    copy(&engines, &folder.join("bench"), all)?;
+    copy(&page::dist(toolbox), &folder.join("page"), all)?;
+    let used = |file: &Path| {
+        let kind = file.extension();
+        kind.is_some_and(|kind| kind == "mjs" || kind == "wasm")
+    };
+    copy(&onnxruntime_web, &folder.join("onnxruntime-web"), used)?;
+    println!(
+        "\n{} is to be started there.",
+        folder.join("bench.sh").display()
+    );
+    Ok(())
+}
+
+/// Builds the page and the program that measures it; that one, and the folder of onnxruntime-web.
+fn engines(toolbox: &mut Toolbox) -> Result<(PathBuf, PathBuf), Failure> {
+    setup::page(toolbox)?;
+    let onnxruntime_web = setup::onnxruntime_web(toolbox)?;
+    page::build(toolbox, OsStr::new("./"))?;
+    let mut compile = cargo(toolbox, "build");
+    compile.args(NATIVE).args(RUNS).args(["--example", "bench"]);
+    run(&mut compile)?;
+    let program = format!("release/examples/bench{}", env::consts::EXE_SUFFIX);
+    Ok((toolbox.target.join(program), onnxruntime_web))
+}
+
+/// Copies a file, or of a folder all files that are wanted, with their permissions.
+fn copy(from: &Path, to: &Path, wanted: impl Fn(&Path) -> bool) -> Result<(), Failure> {
+    let pairs = match from.is_dir() {
+        true => (page::files(from)?.into_iter())
+            .map(|file| {
+                let copy = to.join(file.strip_prefix(from).unwrap_or(&file));
+                (file, copy)
+            })
+            .collect(),
+        false => vec![(from.to_owned(), to.to_owned())],
+    };
+    for (file, copy) in pairs.iter().filter(|(file, _)| wanted(file)) {
+        if let Some(parent) = copy.parent() {
+            fs::create_dir_all(parent).map_err(Failure::file(parent))?;
+        }
+        fs::copy(file, copy).map_err(Failure::file(copy))?;
+    }
     Ok(())
 }
 

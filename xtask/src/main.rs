@@ -62,8 +62,11 @@ enum Chore {
         /// Steps of each measurement; 1000 is a picture
         #[arg(long, default_value_t = 10)]
         steps: u32,
+        /// Measure nothing: leave what measures in the browser in this folder, for a machine without Rust
+        #[arg(long, value_name = "FOLDER", conflicts_with_all = ["hardware", "firefox", "webkit", "steps", "word"])]
+        pack: Option<PathBuf>,
         /// Only what the browser measures under a title with this word: `ours`, `onnxruntime`,
-        /// `kernels` (where the time of a step goes), `visit`
+        /// `kernels` (where the time of a step goes), `picture` (whether it is the trainer's), `visit`
         word: Option<String>,
     },
     /// The last step of Trunk's build (called by Trunk): optimise the engines, set the build id
@@ -136,8 +139,12 @@ fn run(chore: Chore) -> Result<(), Failure> {
             firefox,
             webkit,
             steps,
+            pack,
             word,
         } => {
+            if let Some(folder) = pack {
+                return checks::pack(&mut toolbox, &folder);
+            }
             let place = match (hardware, firefox, webkit) {
                 (true, ..) => "hardware",
                 (_, true, _) => "firefox",

@@ -95,8 +95,13 @@ pub fn build(toolbox: &Toolbox, public_url: &OsStr) -> Result<(), Failure> {
 /// # Errors
 /// [`Failure::Unexpected`] where no port is free.
 pub fn serve(toolbox: &Toolbox, first_port: u16) -> Result<(), Failure> {
+    // At 0 it is the system that chooses.
+    let free = |port| {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).ok()?;
+        Some(listener.local_addr().ok()?.port())
+    };
     let port = (first_port..=first_port.saturating_add(99))
-        .find(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok())
+        .find_map(free)
         .ok_or_else(|| {
             Failure::Unexpected(format!(
                 "no free port among the hundred from {first_port} on; name another with --port"
@@ -208,7 +213,10 @@ fn build_id(folder: &Path) -> Result<String, Failure> {
 }
 
 /// All files below a folder, in the order of their names.
-fn files(folder: &Path) -> Result<Vec<PathBuf>, Failure> {
+///
+/// # Errors
+/// [`Failure::File`] where one cannot be listed.
+pub fn files(folder: &Path) -> Result<Vec<PathBuf>, Failure> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder).map_err(Failure::file(folder))? {
         let path = entry.map_err(Failure::file(folder))?.path();

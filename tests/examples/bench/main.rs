@@ -5,12 +5,12 @@
 //! suffer alike. Ours are timed for whole steps (network, update, noise, log, frames read back), the
 //! peer for the network alone.
 //!
-//! Then the kernels of a step of ours: where its time goes. And a cold visit: how long a new visitor
-//! with an ordinary line waits for the first picture.
+//! Then the kernels of a step of ours: where its time goes. Then pictures: whether the page's are the
+//! trainer's there. And a cold visit: how long a new visitor with an ordinary line waits for the first one.
 //!
 //! `bench DIST ORT [software|hardware|firefox|webkit] [STEPS] [WORD] [ROUNDS]`, where ORT is the folder `dist`
-//! of the npm package `onnxruntime-web`; with a word, only those contenders, `kernels` and `visit`s that
-//! contain it.
+//! of the npm package `onnxruntime-web`; with a word, only those contenders, `kernels`, `picture`s and `visit`s
+//! that contain it. It needs nothing else of the repository.
 
 mod launches;
 mod onnx;
@@ -22,7 +22,9 @@ use std::{
     time::Duration,
 };
 
+use fashion_ddpm::weights::Weights;
 use fashion_ddpm_tests::browser::{Browser, Gpu};
+use fashion_ddpm_tests::page::{LEVELS, Picture};
 use fashion_ddpm_tests::server::{Line, Server};
 use launches::Found;
 use onnx::Exported;
@@ -57,6 +59,9 @@ const CASES: [(&str, u32, bool); 6] = [
     ("ours", 1, false),
     ("onnxruntime-web", 1, false),
 ];
+
+/// Images of a picture, and guidance.
+const PICTURES: [(u32, f64); 2] = [(1, 1.0), (16, 3.0)];
 
 /// Steps whose launches are timed, at most: Chromium's sets of timestamps hold 2048 launches.
 const TIMED_STEPS: u32 = 40;
@@ -110,7 +115,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             server.add(&format!("ort/{name}"), fs::read(&path)?);
         }
     }
-    let exported = onnx::exported()?;
+    let exported = onnx::exported(Path::new(dist))?;
     server.add("unet.onnx", exported.model.clone());
     for (name, script) in [
         ("contenders.js", CONTENDERS),
@@ -160,9 +165,27 @@ fn main() -> Result<(), Box<dyn Error>> {
         println!("\n{title}; {}", load());
         let browser = open();
         let steps = steps.clamp(4, TIMED_STEPS);
-        let arguments = json!([title, batch, steps, exported.weights]);
+        let arguments = json!([title, batch, steps, exported.entry]);
         let answer = in_frame(&browser, "launches", arguments);
-        Found::read(answer)?.print(&exported.config, batch)?;
+        Found::read(answer)?.print(&exported.weights.metadata.config, batch)?;
+    }
+
+    for (count, guidance) in PICTURES {
+        let engines = ["cpu", "webgpu"].into_iter();
+        let engines = engines.filter(|engine| place.has_gpu() || *engine == "cpu");
+        let pictures = engines.map(|engine| (format!("picture {engine}, batch {count}"), engine));
+        let pictures: Vec<_> = pictures.filter(|(title, _)| wanted(title)).collect();
+        if !pictures.is_empty() {
+            picture(
+                &server,
+                place,
+                &exported.weights,
+                steps,
+                count,
+                guidance,
+                &pictures,
+            )?;
+        }
     }
 
     // Nothing is told to watch a visitor from the first moment but Chromium.
@@ -192,9 +215,9 @@ fn contenders(
     let mut contenders = Vec::new();
     for (title, (name, batch, on_gpu)) in cases {
         let Exported {
-            weights, question, ..
+            entry, question, ..
         } = exported;
-        let arguments = json!([title, name, batch, on_gpu, weights, question]);
+        let arguments = json!([title, name, batch, on_gpu, entry, question]);
         let made = in_frame(browser, "setUp", arguments);
         if let Some(reason) = made["failed"].as_str() {
             println!("{title}: {reason}");
@@ -272,6 +295,58 @@ fn in_frame(browser: &Browser, function: &str, arguments: Value) -> Value {
         }
         return await frame.contentWindow[call](...rest);";
     browser.script_async(script, json!([function, arguments]))
+}
+
+/// Has the page's engines sample what the trainer samples on the CPU, and compares the pixels.
+fn picture(
+    server: &Server,
+    place: Place,
+    weights: &Weights,
+    steps: u32,
+    count: u32,
+    guidance: f64,
+    engines: &[(String, &str)],
+) -> Result<(), Box<dyn Error>> {
+    let all = weights.metadata.timesteps;
+    let steps = all.min(steps as usize);
+    let picture = Picture {
+        seed: 7,
+        garment: "coat",
+        sampler: if steps == all { "ddpm" } else { "ddim" },
+        steps,
+        guidance,
+        count,
+    };
+    let (_, expected) = picture.sample(weights);
+    let link = picture.query("");
+    println!("\n{link}, and the trainer's own on the CPU:");
+    for (title, engine) in engines {
+        let browser = place.open();
+        browser.open(&server.url(&picture.query(engine)));
+        browser.click(&browser.wait_enabled("button", "Sample a garment"));
+        let done = browser.wait_for("done");
+        let found: Vec<u8> = serde_json::from_value(done["pixels"].clone())?;
+        if found.len() != expected.len() {
+            return Err(format!("{title}: {} pixels, not {}", found.len(), expected.len()).into());
+        }
+        let off: Vec<u8> = (found.iter().zip(&expected))
+            .map(|(a, b)| a.abs_diff(*b))
+            .filter(|off| *off > 0)
+            .collect();
+        let most = off.iter().max().copied().unwrap_or_default();
+        let ms = done["elapsedMs"].as_f64().unwrap_or(f64::NAN);
+        println!(
+            "{title}: {} of {} pixels differ, by {most} of 255 at most; {:.2} s, {:.2} ms a step",
+            off.len(),
+            found.len(),
+            ms / 1e3,
+            ms / steps as f64,
+        );
+        if most > LEVELS {
+            return Err(format!("{title}: another picture; {LEVELS} of 255 are allowed").into());
+        }
+    }
+    Ok(())
 }
 
 /// Prints how long a visitor waits who has never been here: until the button can be pressed, and until

@@ -4,16 +4,16 @@
 //! normalisation of reshaped channels, SiLU a sigmoid and a product. Timestep and label enter as the
 //! row of shifts that we keep in a table too, so that nobody is timed for an embedding.
 
-use std::{error::Error, fs};
+use std::{error::Error, fs, path::Path};
 
 use burn::{module::Module, tensor::DType};
 use burn_pack::Reader;
 use fashion_ddpm::{
     Garment, UNetConfig,
     noise::gaussian_batch,
-    weights::{self, Index},
+    weights::{self, Index, Weights},
 };
-use fashion_ddpm_tests::{shipped_weights, values};
+use fashion_ddpm_tests::values;
 use serde_json::{Value, json};
 
 /// The default weights' network.
@@ -23,19 +23,20 @@ pub struct Exported {
     /// An input, with our own answer to it.
     pub question: Value,
     /// The weights' entry in the index.
-    pub weights: Value,
-    /// Its shape.
-    pub config: UNetConfig,
+    pub entry: Value,
+    /// The weights themselves.
+    pub weights: Weights,
 }
 
-/// Reads the default weights.
+/// Reads the default weights of a page.
 ///
 /// # Errors
 /// Where they cannot be read.
-pub fn exported() -> Result<Exported, Box<dyn Error>> {
+pub fn exported(page: &Path) -> Result<Exported, Box<dyn Error>> {
     let device = kernels::cpu();
-    let index: Index = serde_json::from_slice(&fs::read(shipped_weights().join("index.json"))?)?;
-    let file = fs::read(shipped_weights().join(&index.default))?;
+    let folder = page.join("weights");
+    let index: Index = serde_json::from_slice(&fs::read(folder.join("index.json"))?)?;
+    let file = fs::read(folder.join(&index.default))?;
     let weights = weights::decode(&file, &device)?;
     let record = Reader::from_bytes(weights.unet.clone().into_record().into_bytes()?)?;
     let mut graph = Graph::default();
@@ -60,8 +61,8 @@ pub fn exported() -> Result<Exported, Box<dyn Error>> {
     Ok(Exported {
         model: graph.model(&prediction, channels as i64),
         question,
-        weights: json!({ "file": index.default, "bytes": file.len() }),
-        config: weights.metadata.config,
+        entry: json!({ "file": index.default, "bytes": file.len() }),
+        weights,
     })
 }
 
