@@ -1012,8 +1012,8 @@ fn a_link_is_a_picture() {
     assert_quiet(&browser);
 }
 
-/// What a link asks for in vain can be read once the page is ready, all of it; and once more where
-/// somebody goes back to it, which is no dead end.
+/// What a link asks for in vain can be read once the page is ready, all of it; once more where
+/// somebody goes back to it, which is no dead end; and beside the run that a link begins.
 #[test]
 fn what_a_link_asks_for_in_vain_is_said() {
     let server = Server::of(dist());
@@ -1036,6 +1036,13 @@ fn what_a_link_asks_for_in_vain_is_said() {
     browser.script("history.back()", json!([]));
     browser.wait("it is said again", || said().then_some(()));
     sample(2);
+    let link = "?engine=cpu&seed=abc&epoch=9999&autoplay=1";
+    browser.open(&server.url(link));
+    browser.wait("it is said of a run", || {
+        (said() && browser.status().contains("Sampling")).then_some(())
+    });
+    browser.wait_for("done");
+    assert!(!said(), "there is news: {}", browser.status());
     assert_quiet(&browser);
 }
 

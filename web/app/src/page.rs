@@ -66,8 +66,8 @@ struct Inner {
     /// Whether the watchers are about to be told.
     telling: Cell<bool>,
     status: Status,
-    /// Sentences on what the link says in vain, until the page is ready: whatever it does before would
-    /// take their place.
+    /// Sentences on what the link says in vain, until the page is ready or, where it begins a run by
+    /// itself, until then: whatever it does before would take their place.
     vain: RefCell<Vec<String>>,
     /// The build's id.
     build: String,
@@ -216,6 +216,13 @@ impl Page {
         self.0.status.show(&self.0.desk);
     }
 
+    /// Says, once, what the link says in vain, and then this.
+    pub fn say_in_vain(&self, message: &str) {
+        let mut sentences = self.0.vain.take();
+        sentences.push(message.to_owned());
+        self.say(sentences.join(" "));
+    }
+
     /// Says what failed, in the status line and to whoever embeds the page.
     pub fn complain(&self, code: ErrorCode, message: &str) {
         self.0.status.say(message.to_owned(), true);
@@ -240,12 +247,16 @@ impl Page {
                     model: &model,
                 });
                 self.0.model.borrow_mut().replace(model);
-                self.say(match self.0.vain.take().as_slice() {
-                    // Where data are saved, a run has been waiting for this.
-                    _ if self.desk().is_busy() => "Sampling.".to_owned(),
-                    [] => "Ready.".to_owned(),
-                    vain => vain.join(" "),
-                });
+                // Where data are saved, a run has been waiting for this.
+                let word = match self.desk().is_busy() {
+                    true => "Sampling.",
+                    false => "Ready.",
+                };
+                let begins_a_run = self.state().autoplay;
+                match begins_a_run {
+                    true => self.say(word),
+                    false => self.say_in_vain(word),
+                }
                 self.work_offline();
                 dom::dispatch("ddpm:ready", &ready);
             }

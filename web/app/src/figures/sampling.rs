@@ -442,7 +442,7 @@ impl Sampling {
         self.player.begin(self.picture.steps as usize);
         self.pace = Pace::default();
         self.page
-            .say(format!("Sampling, seed {}.", self.picture.seed));
+            .say_in_vain(&format!("Sampling, seed {}.", self.picture.seed));
         self.page.write_address();
         let job = Job {
             picture: self.picture.clone(),
