@@ -124,7 +124,7 @@ def main():
             painted = Sampling(tensors, metadata, 1, LABEL, device, graph).walk(seeded)
             off = np.abs(painted[0, 0].astype(int) - expected[0].astype(int))
             print(f"{name}: {np.count_nonzero(off)} of the {off.size} pixels of seed {SEED}'s {GARMENT}"
-                  f" differ, by {off.max()} of 255 at most")
+                  f" differ, by {off.max()} of 255 at most", flush=True)
             assert off.max() <= 2, "another garment"
 
         batch = arguments.batch_size
@@ -140,6 +140,7 @@ def main():
                 begun = time.perf_counter()
                 peer.walk()
                 speeds[name].append(batch / (time.perf_counter() - begun))
+            print(", ".join(f"{name}: {column[-1]:.3g} images/s" for name, column in speeds.items()), flush=True)
         if arguments.rounds == 0:
             return
         where = torch.cuda.get_device_name() if device.type == "cuda" else f"{arguments.threads} threads"
@@ -148,10 +149,13 @@ def main():
               f"load average {load:.1f}; median (slowest-fastest) images/s")
         figures = {"device": where, "torch": torch.__version__, "load": load, "batch_size": batch}
         for name, column in speeds.items():
-            ratios = [a / b for a, b in zip(speeds["ours"], column)]
             figures[name] = column
-            print(f"{name:<20} {statistics.median(column):>9.3g} ({min(column):.3g}-{max(column):.3g}), "
-                  f"ours is {statistics.median(ratios):.2f} times as fast ({min(ratios):.2f}-{max(ratios):.2f})")
+            line = f"{name:<20} {statistics.median(column):>9.3g} ({min(column):.3g}-{max(column):.3g})"
+            if name != "ours":
+                ratios = [a / b for a, b in zip(speeds["ours"], column)]
+                line += (f", ours is {statistics.median(ratios):.2f} times as fast"
+                         f" ({min(ratios):.2f}-{max(ratios):.2f})")
+            print(line)
         if arguments.out:
             arguments.out.write_text(json.dumps(figures, indent=2) + "\n")
 
