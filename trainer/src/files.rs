@@ -141,6 +141,9 @@ mod tests {
         assert_eq!(read(&path).unwrap(), b"kept");
         assert!(prepare(inner).is_err(), "a folder is in its place");
         assert!(prepare(&path.join("file")).is_err(), "a file is above it");
+        // Administrators may write everywhere, but not this.
+        let long = inner.join("x".repeat(300));
+        assert!(prepare(&long).is_err(), "no file has such a name");
         prepare(Path::new("a-bare-name")).unwrap();
     }
 }
