@@ -168,7 +168,7 @@ pub fn bench(
     Ok(())
 }
 
-/// Leaves in a folder what [`bench`] measures in the browser, for a machine of this kind that may have
+/// Leaves in a folder what [`bench()`] measures in the browser, for a machine of this kind that may have
 /// neither Rust nor a network.
 ///
 /// # Errors
