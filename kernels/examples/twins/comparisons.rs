@@ -416,6 +416,27 @@ impl<Report: FnMut(&str, &str, f32)> Comparisons<Report> {
             if counted != rows(STEPS) {
                 return Err(format!("reverse_step counts {counted:?}"));
             }
+            // An estimate that is no number is not clipped to one.
+            let table = twin.coefficients.into_data_async().await;
+            let table = table.map_err(|error| error.to_string())?;
+            let mut table = table.try_to_vec::<f32>().unwrap_or_default();
+            table
+                .iter_mut()
+                .step_by(COEFFICIENTS)
+                .for_each(|a| *a = f32::NAN);
+            let table = TensorData::new(table, [STEPS, COEFFICIENTS]);
+            kernels::assign(&state.coefficients, Tensor::from_data(table, &self.device));
+            kernels::assign_integers(&state.rows, integers(&rows(0), &self.device));
+            // SAFETY: as above.
+            unsafe { self.replay(&recording) }?;
+            let next = state.x.clone().into_data_async().await;
+            let next = next.map_err(|error| error.to_string())?;
+            let next = next.try_to_vec::<f32>().unwrap_or_default();
+            if !next.iter().all(|value| value.is_nan()) {
+                return Err(
+                    "reverse_step makes a garment of an estimate that is no number".to_owned(),
+                );
+            }
         }
         Ok(())
     }

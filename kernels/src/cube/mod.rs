@@ -165,6 +165,25 @@ pub(crate) fn conv2d(
         return None;
     }
     let channels = |x: &Tensor<4>| x.dims()[1];
+    let made = [images, channels_out, size_out[0], size_out[1]];
+    let is = |x: &Tensor<4>, channels: usize| x.dims() == [images, channels, made[2], made[3]];
+    let around_fits = bias.is_none_or(|bias| bias.dims() == [channels_out])
+        && around.residual.as_ref().is_none_or(|x| x.dims() == made)
+        && shifts.is_none_or(|shifts| {
+            let [lines, columns] = shifts.table.dims();
+            shifts.first + channels_out <= columns
+                && (rows.is_some() || lines == 1 || lines == images)
+        })
+        && shortcut.is_none_or(|Shortcut { x, concat, weight }| {
+            let of_both = channels(x) + concat.as_ref().map_or(0, channels);
+            is(x, channels(x))
+                && concat.as_ref().is_none_or(|x| is(x, channels(x)))
+                && weight.dims() == [channels_out, of_both, 1, 1]
+        });
+    assert!(
+        around_fits,
+        "conv2d: bias, shifts, residual and shortcut must fit {made:?}"
+    );
     let tile = conv2d::Tile {
         channels_in,
         size_in: [height, width],
@@ -296,8 +315,14 @@ pub(crate) fn group_norm_silu(
     let [images, first, height, width] = a.dims();
     let second = b.as_ref().map_or(0, |b| b.dims()[1]);
     let channels = first + second;
+    let both_fit = b
+        .as_ref()
+        .is_none_or(|b| b.dims() == [images, second, height, width]);
     assert!(
-        groups > 0 && channels.is_multiple_of(groups) && gamma.dims() == [channels],
+        groups > 0
+            && channels.is_multiple_of(groups)
+            && [gamma.dims(), beta.dims()] == [[channels]; 2]
+            && both_fit,
         "group_norm_silu: {channels} channels do not fall into {groups} equal groups, each channel \
          with its gamma and beta"
     );

@@ -64,7 +64,8 @@ pub(super) fn reverse_step(
         }
         let pred_noise = answer * answer_in_noise + x_t * x_t_in_noise;
         let estimate = x_t * inverse_a - pred_noise * s_over_a;
-        let pred_x_start = min(max(estimate, -1.0f32), 1.0f32);
+        // Of what is no number `min` and `max` may make one, and a broken answer would be a garment.
+        let pred_x_start = clamp_nan(estimate, -1.0f32, 1.0f32);
         x[at] = x_t * weight_x_t
             + pred_x_start * weight_pred_x_start
             + previous[at] * weight_previous
