@@ -196,17 +196,25 @@ impl RecordedProcess {
         let room = |rows: usize| rows - self.taken % rows;
         let room = room(noise_rows).min(room(log_rows)).min(room(FIRST));
         let fits = most.min(room).min(self.steps_left()) >= STRIDE;
+        if fits && self.stride.is_none() {
+            let mut launched = 0;
+            let work = || {
+                launch(&self.unet, &self.state);
+                launched += 1;
+            };
+            let stride = Recording::of(&self.unet.device(), STRIDE, work);
+            // Without the recording the walk goes on step by step.
+            self.stride = Some(stride.ok());
+            // What is done in earnest before it is recorded are the walk's next steps: none where the
+            // device refuses before.
+            let steps = launched.min(IN_EARNEST);
+            if steps > 0 {
+                self.taken += steps;
+                return Ok(steps);
+            }
+        }
         let (recording, steps) = match &self.stride {
             Some(Some(stride)) if fits => (stride, STRIDE),
-            None if fits => {
-                // What is done in earnest before it is recorded are the walk's next steps. Without the
-                // recording the walk goes on step by step.
-                let work = || launch(&self.unet, &self.state);
-                let stride = Recording::of(&self.unet.device(), STRIDE, work);
-                self.stride = Some(stride.ok());
-                self.taken += IN_EARNEST;
-                return Ok(IN_EARNEST);
-            }
             _ => (&self.recording, 1),
         };
         // SAFETY: the state and the weights live as long as the recordings, and nobody else has them.
