@@ -102,6 +102,7 @@ pub fn write(options: &Options) -> Result<Branches, BranchesError> {
         return Err(BranchesError::Steps(steps));
     }
     let (map, index) = read_map(&options.out)?;
+    files::prepare(&options.out.join(page_data::INDEX))?;
     let votes = index.neighbours.votes;
     let source = Source::read(options.weights.as_deref())?;
     let plan = source.plan(Sampler::Ddpm, Some(steps))?;

@@ -1,6 +1,8 @@
 //! The commands.
 
 use std::{
+    fmt,
+    io::{self, Write},
     path::{Path, PathBuf},
     process::ExitCode,
     sync::{
@@ -256,7 +258,11 @@ struct EvaluateArguments {
     #[arg(long, value_name = "FILE", conflicts_with = "images")]
     weights: Option<PathBuf>,
     /// Images in place of samples: a folder of PNGs, or a NPY file of uint8 [N, 28, 28]
-    #[arg(long, value_name = "PATH", conflicts_with = "record")]
+    #[arg(
+        long,
+        value_name = "PATH",
+        conflicts_with_all = ["record", "unconditional", "seed", "sampler", "steps", "eta", "guidance", "device"]
+    )]
     images: Option<PathBuf>,
     /// Samples, a tenth of each class; of --images, at most so many
     #[arg(
@@ -408,7 +414,8 @@ pub fn main() -> ExitCode {
                 ErrorKind::DisplayHelp | ErrorKind::DisplayVersion
             ) =>
         {
-            print!("{error}");
+            // Into a closed pipe it cannot be said that it is closed.
+            let _ = error.print();
             return ExitCode::SUCCESS;
         }
         Err(error) => {
@@ -435,6 +442,13 @@ pub fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Prints a line, or several. Where nobody can be told, `println!` would panic.
+fn say(what: impl fmt::Display) -> Result<(), Failure> {
+    let what = what.to_string();
+    writeln!(io::stdout(), "{}", what.trim_end())
+        .map_err(|error| format!("cannot print: {error}").into())
 }
 
 /// The first paragraph of clap's message, in one line.
@@ -534,19 +548,19 @@ fn sample(arguments: SampleArguments) -> Result<(), Failure> {
 
 fn export(arguments: &ExportArguments) -> Result<(), Failure> {
     let metadata = export::export(&arguments.run, arguments.epoch, &arguments.out)?;
-    println!(
+    say(format_args!(
         "{}: epoch {}, {} images seen",
         arguments.out.display(),
         metadata.epoch,
         metadata.images_seen
-    );
+    ))?;
     Ok(())
 }
 
 fn page_data(arguments: &PageDataArguments) -> Result<(), Failure> {
     let index = page_data::write(arguments.data.as_deref(), &arguments.out)?;
     let [first, second] = index.projection.explained_variance;
-    println!(
+    say(format_args!(
         "{}: {} training and {} test images; the map's axes explain {:.1} % and {:.1} % of the \
          variance; {} neighbours name the class of {:.1} % of {} test images",
         arguments.out.display(),
@@ -557,7 +571,7 @@ fn page_data(arguments: &PageDataArguments) -> Result<(), Failure> {
         index.neighbours.votes,
         100.0 * index.neighbours.accuracy,
         index.neighbours.test_images,
-    );
+    ))?;
     Ok(())
 }
 
@@ -569,13 +583,16 @@ fn branches(arguments: BranchesArguments) -> Result<(), Failure> {
         steps: arguments.steps,
         out: arguments.out,
     })?;
-    println!("{:>6} {:>8}", "t", "kept");
+    say(format_args!("{:>6} {:>8}", "t", "kept"))?;
     for point in &branches.points {
         let share = f64::from(point.kept) / f64::from(branches.runs);
-        println!("{:>6} {:>7.1} %", point.t, 100.0 * share);
+        say(format_args!("{:>6} {:>7.1} %", point.t, 100.0 * share))?;
     }
-    println!("{:>6} {:>7.1} %", "chance", 100.0 * branches.by_chance);
-    Ok(())
+    say(format_args!(
+        "{:>6} {:>7.1} %",
+        "chance",
+        100.0 * branches.by_chance
+    ))
 }
 
 fn evaluate(arguments: EvaluateArguments) -> Result<(), Failure> {
@@ -595,8 +612,7 @@ fn evaluate(arguments: EvaluateArguments) -> Result<(), Failure> {
         out: arguments.out,
         record: arguments.record,
     })?;
-    print!("{report}");
-    Ok(())
+    say(report)
 }
 
 fn network(arguments: NetworkArguments) -> Result<(), Failure> {
@@ -616,8 +632,10 @@ fn network(arguments: NetworkArguments) -> Result<(), Failure> {
         };
         let bytes = network::twin(one, steps.into(), batch_size, &dataset, &found.device)?;
         files::write(out, &bytes)?;
-        println!("{}: {steps} steps of {batch_size} images", out.display());
-        return Ok(());
+        return say(format_args!(
+            "{}: {steps} steps of {batch_size} images",
+            out.display()
+        ));
     }
     let busy = device::load_average().map_or(String::new(), |load| {
         format!("; load average {load} before")
@@ -628,25 +646,25 @@ fn network(arguments: NetworkArguments) -> Result<(), Failure> {
         batch_size,
     };
     let figures = network::measure(&networks, &measuring, &dataset, &found.device)?;
-    println!(
+    if let Some(out) = &arguments.out {
+        let json = serde_json::to_string_pretty(&figures)? + "\n";
+        files::write(out, json.as_bytes())?;
+    }
+    say(format_args!(
         "{}{busy}; {} rounds of {} s, {batch_size} images at once; median (slowest-fastest)",
         found.describe(),
         measuring.rounds,
         measuring.seconds
-    );
+    ))?;
     let width = figures.iter().map(|f| f.name.len()).max().unwrap_or(0);
     let print = |[name, macs, parameters, bytes, launches, forward, training]: [String; 7]| {
-        println!(
+        say(format_args!(
             "{name:<width$}{macs:>8}{parameters:>12}{bytes:>11}{launches:>10}{forward:>20}{training:>20}"
-        );
+        ))
     };
-    print(NetworkFigures::COLUMNS.map(str::to_owned));
+    print(NetworkFigures::COLUMNS.map(str::to_owned))?;
     for network in &figures {
-        print(network.cells());
-    }
-    if let Some(out) = &arguments.out {
-        let json = serde_json::to_string_pretty(&figures)? + "\n";
-        files::write(out, json.as_bytes())?;
+        print(network.cells())?;
     }
     Ok(())
 }
@@ -661,8 +679,7 @@ fn table(arguments: &TableArguments) -> Result<(), Failure> {
         }
         None => table::evaluations(&arguments.evaluations)?,
     };
-    print!("{table}");
-    Ok(())
+    say(table)
 }
 
 fn train_judge(arguments: &TrainJudgeArguments) -> Result<(), Failure> {
@@ -676,9 +693,13 @@ fn train_judge(arguments: &TrainJudgeArguments) -> Result<(), Failure> {
     let (bytes, judge) = judge::train(&config, &training, &test)?;
     files::write(&arguments.out, &bytes)?;
     let card = &judge.card;
-    println!("{}: {} bytes", arguments.out.display(), bytes.len());
-    println!("sha256 {}", judge.sha256);
-    println!(
+    say(format_args!(
+        "{}: {} bytes",
+        arguments.out.display(),
+        bytes.len()
+    ))?;
+    say(format_args!("sha256 {}", judge.sha256))?;
+    say(format_args!(
         "accuracy {:.4} on {} training images, {:.4} on {} held out, {:.4} on {} test images, epoch {}",
         card.train_accuracy,
         card.training_images,
@@ -687,12 +708,12 @@ fn train_judge(arguments: &TrainJudgeArguments) -> Result<(), Failure> {
         card.test_accuracy,
         test.len(),
         card.epoch
-    );
-    println!(
+    ))?;
+    say(format_args!(
         "{} % of the test images are named with a confidence below {:.4}",
         judge::UNSURE_SHARE * 100.0,
         card.confidence_threshold
-    );
+    ))?;
     Ok(())
 }
 
@@ -746,7 +767,7 @@ fn info(file: &Path) -> Result<(), Failure> {
         ("source commit", metadata.source_commit.clone()),
     ];
     for (name, value) in lines {
-        println!("{name:<14} {value}");
+        say(format_args!("{name:<14} {value}"))?;
     }
     Ok(())
 }

@@ -2,6 +2,7 @@
 
 use std::error::Error;
 
+use fashion_ddpm::Prediction;
 use plotters::{
     prelude::*,
     style::text_anchor::{HPos, Pos, VPos},
@@ -14,14 +15,19 @@ const INK: RGBColor = RGBColor(0x33, 0x3a, 0x45);
 const FAINT: RGBColor = RGBColor(0xe3, 0xe6, 0xeb);
 const LINE: RGBColor = RGBColor(0x0b, 0x6b, 0xb8);
 
-/// Draws the mean loss of each epoch, on a logarithmic scale, as an SVG.
+/// Draws the mean loss of each epoch, of what the network is trained to tell, on a logarithmic scale, as an
+/// SVG.
 ///
 /// # Errors
 /// What the drawing library says; not for a history of finite, positive losses.
 ///
 /// # Panics
 /// If `history` is empty.
-pub fn draw(history: &[EpochRecord]) -> Result<String, Box<dyn Error>> {
+pub fn draw(history: &[EpochRecord], prediction: Prediction) -> Result<String, Box<dyn Error>> {
+    let caption = match prediction {
+        Prediction::Noise => "Mean squared error of the predicted noise",
+        Prediction::Velocity => "Mean squared error of the predicted v",
+    };
     let last = history.last().expect("an epoch has ended");
     let losses = || history.iter().map(|record| record.loss.max(1e-9));
     // Room for the words under the last point.
@@ -33,7 +39,7 @@ pub fn draw(history: &[EpochRecord]) -> Result<String, Box<dyn Error>> {
         root.fill(&WHITE)?;
         let text = |size: u32| ("sans-serif", size).into_font().color(&INK);
         let mut chart = ChartBuilder::on(&root)
-            .caption("Mean squared error of the predicted noise", text(22))
+            .caption(caption, text(22))
             .margin(18)
             .x_label_area_size(44)
             .y_label_area_size(64)
@@ -108,7 +114,7 @@ mod tests {
             (1..=50).map(|e| record(e, 0.1 / f64::from(e))).collect(),
             vec![record(1, 0.0)],
         ] {
-            let svg = draw(&history).unwrap();
+            let svg = draw(&history, Prediction::Noise).unwrap();
             assert!(svg.starts_with("<svg") && svg.trim_end().ends_with("</svg>"));
             let points = svg.matches("<circle").count();
             assert_eq!(points, history.len());
@@ -128,7 +134,8 @@ mod tests {
     #[test]
     fn the_scale_is_logarithmic() {
         let history = [record(1, 0.4), record(2, 0.2), record(3, 0.1)];
-        let svg = draw(&history).unwrap();
+        let svg = draw(&history, Prediction::Velocity).unwrap();
+        assert!(svg.contains("of the predicted v") && !svg.contains("noise"));
         let heights: Vec<f64> = svg
             .split("<circle")
             .skip(1)

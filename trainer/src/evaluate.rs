@@ -134,7 +134,8 @@ pub enum EvaluateError {
     File(#[from] FileError),
 }
 
-/// A figure and its 95 % interval, from a bootstrap over the images judged.
+/// A figure and its 95 % interval, from a bootstrap over the images it is a mean over: of recall and
+/// coverage these are the real ones.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Estimate {
     /// The figure.
@@ -205,8 +206,9 @@ pub struct Balance {
     pub counts: Vec<u32>,
     /// Pearson's statistic against a tenth each, 9 degrees of freedom.
     pub chi_square: f64,
-    /// The probability of at least as much by chance.
-    pub p: f64,
+    /// The probability of at least as much by chance, where it is chance that decides each image's class.
+    /// None where the classes were given: what varies then are the judge's errors alone.
+    pub p: Option<f64>,
 }
 
 /// Euclidean distance to the nearest training image, over the 784 pixels from 0 to 1.
@@ -484,7 +486,7 @@ impl<'a> Reference<'a> {
             balance: Balance {
                 counts,
                 chi_square,
-                p,
+                p: labels.is_none().then_some(p),
             },
             memorisation: {
                 let found = self.nearest(images);
@@ -572,7 +574,7 @@ pub fn evaluate(options: &Options) -> Result<Report, EvaluateError> {
 
     let (subject, sets, recorded) = match (&options.subject, given) {
         (Subject::Images(path), Some(images)) => {
-            files::create_folder(&options.out)?;
+            prepare(&options.out)?;
             let subject = json!({ "images": path });
             (subject, vec![("images", images)], None)
         }
@@ -585,6 +587,9 @@ pub fn evaluate(options: &Options) -> Result<Report, EvaluateError> {
             let index = source.path.with_file_name(export::INDEX);
             if options.record && !export::lists(&index, &source.path, &source.bytes)? {
                 return Err(EvaluateError::NotListed(source.path));
+            }
+            if options.record {
+                files::prepare(&index)?;
             }
             let (subject, sets) = samples(options, &source)?;
             (subject, sets, options.record.then_some(source.path))
@@ -617,16 +622,26 @@ pub fn evaluate(options: &Options) -> Result<Report, EvaluateError> {
 
     let images = &sets[0].1;
     let grid = png_grid(&images.pixels[..images.count().min(100) * PIXELS], 10);
-    files::write(&options.out.join("grid.png"), &grid)?;
     let pairs = reference.closest_pairs(images, 8);
-    files::write(&options.out.join("closest.png"), &pairs)?;
     let json = serde_json::to_string_pretty(&report).expect("plain data") + "\n";
-    files::write(&options.out.join("evaluation.json"), json.as_bytes())?;
+    for (file, bytes) in FILES.into_iter().zip([json.into_bytes(), grid, pairs]) {
+        files::write(&options.out.join(file), &bytes)?;
+    }
     if let Some(weights) = recorded {
         let (name, figures) = report.summary();
         export::record(&weights, &name, figures)?;
     }
     Ok(report)
+}
+
+/// What is written, the figures first.
+const FILES: [&str; 3] = ["evaluation.json", "grid.png", "closest.png"];
+
+/// What may take hours should have a place to be written to.
+fn prepare(folder: &Path) -> Result<(), FileError> {
+    FILES
+        .iter()
+        .try_for_each(|file| files::prepare(&folder.join(file)))
 }
 
 /// Named sets of images; the first is the one that pictures are made of.
@@ -643,8 +658,7 @@ fn samples(options: &Options, source: &Source) -> Result<(serde_json::Value, Set
     }
     let plan = source.plan(options.sampler, options.steps)?;
     let steps = plan.len();
-    // What may take hours should have a place to be written to.
-    files::create_folder(&options.out)?;
+    prepare(&options.out)?;
     let found = device::find(options.device)?;
     eprintln!("sampling on {}", found.describe());
     let Weights {
@@ -930,12 +944,12 @@ impl fmt::Display for Report {
             };
             writeln!(
                 f,
-                "{:<14}{:>26}{:>26}{:>16.1}{:>10.3}",
+                "{:<14}{:>26}{:>26}{:>16.1}{:>10}",
                 row.name,
                 range(&row.memorisation.median),
                 range(&row.memorisation.suspicious),
                 row.balance.chi_square,
-                row.balance.p
+                row.balance.p.map_or("-".to_owned(), |p| format!("{p:.3}"))
             )?;
         }
         Ok(())
@@ -1019,7 +1033,15 @@ mod tests {
                 labels: None,
             },
         );
-        assert!(one_class.balance.p < 1e-6 && real.balance.p > 1e-3);
+        let unnamed = reference.judge(
+            "unnamed",
+            &Images {
+                labels: None,
+                ..test.clone()
+            },
+        );
+        assert!(one_class.balance.p < Some(1e-6) && unnamed.balance.p > Some(1e-3));
+        assert_eq!(real.balance.p, None, "of given classes nothing varies");
         assert!(one_class.precision.value > 0.8 && one_class.recall.value < 0.3);
         assert!(distance(&one_class) > distance(&missing));
 

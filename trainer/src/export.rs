@@ -46,8 +46,8 @@ pub enum ExportError {
         /// What is wrong with it.
         reason: String,
     },
-    /// No file name.
-    #[error("{} names no file; --out wants one, such as web/weights/epoch-012.bpk", .0.display())]
+    /// No file name, or that of the index.
+    #[error("{} names no file of weights; --out wants one, such as web/weights/epoch-012.bpk", .0.display())]
     NoName(PathBuf),
 }
 
@@ -78,6 +78,7 @@ pub fn export(run: &Path, epoch: Option<u32>, out: &Path) -> Result<Metadata, Ex
     let name = out
         .file_name()
         .and_then(|name| name.to_str())
+        .filter(|name| *name != INDEX)
         .ok_or_else(|| ExportError::NoName(out.to_owned()))?;
     let index_path = out.with_file_name(INDEX);
     let index = with_entry(

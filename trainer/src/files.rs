@@ -54,14 +54,24 @@ pub fn prepare(path: &Path) -> Result<(), FileError> {
     if let Some(folder) = path.parent() {
         create_folder(folder)?;
     }
-    if path.is_dir() {
-        let taken = io::Error::from(io::ErrorKind::IsADirectory);
-        return Err(FileError::when("write", path)(taken));
+    let tried = target(path).and_then(|path| {
+        let temporary = beside(&path);
+        File::create(&temporary)?;
+        fs::remove_file(&temporary)
+    });
+    tried.map_err(FileError::when("write", path))
+}
+
+/// The file that is meant, which a link may name. Renaming would put a file in the place of a link, and as well
+/// of a device.
+fn target(path: &Path) -> io::Result<PathBuf> {
+    match fs::metadata(path) {
+        Ok(found) if found.is_file() => fs::canonicalize(path),
+        Ok(found) if found.is_dir() => Err(io::ErrorKind::IsADirectory.into()),
+        Ok(_) => Err(io::Error::other("it is there already, and no file")),
+        // Nothing yet, or whatever says so when it is made.
+        Err(_) => Ok(path.to_owned()),
     }
-    let temporary = beside(path);
-    File::create(&temporary)
-        .and_then(|_| fs::remove_file(&temporary))
-        .map_err(FileError::when("write", path))
 }
 
 /// The name under which a file is written until it is whole.
@@ -78,18 +88,21 @@ fn beside(path: &Path) -> PathBuf {
 /// # Errors
 /// [`FileError`] names the file; what was there before is still there then.
 pub fn write(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
-    let temporary = beside(path);
-    let result = File::create(&temporary)
-        .and_then(|mut file| {
-            file.write_all(bytes)?;
-            file.sync_all()
-        })
-        .and_then(|()| fs::rename(&temporary, path))
-        .and_then(|()| sync_folder(path));
-    if result.is_err() {
-        let _ = fs::remove_file(&temporary);
-    }
-    result.map_err(FileError::when("write", path))
+    let written = target(path).and_then(|path| {
+        let temporary = beside(&path);
+        let result = File::create(&temporary)
+            .and_then(|mut file| {
+                file.write_all(bytes)?;
+                file.sync_all()
+            })
+            .and_then(|()| fs::rename(&temporary, &path))
+            .and_then(|()| sync_folder(&path));
+        if result.is_err() {
+            let _ = fs::remove_file(&temporary);
+        }
+        result
+    });
+    written.map_err(FileError::when("write", path))
 }
 
 /// Makes the renaming itself durable, where the system has a way.
@@ -140,6 +153,21 @@ mod tests {
         prepare(&path).unwrap();
         assert_eq!(read(&path).unwrap(), b"kept");
         assert!(prepare(inner).is_err(), "a folder is in its place");
+        #[cfg(unix)]
+        {
+            let device = inner.join("device");
+            let _socket = std::os::unix::net::UnixListener::bind(&device).unwrap();
+            for refused in [prepare(&device), write(&device, b"x")] {
+                let error = refused.unwrap_err().to_string();
+                assert!(error.contains("and no file"), "{error}");
+            }
+            let link = inner.join("link");
+            std::os::unix::fs::symlink(&path, &link).unwrap();
+            prepare(&link).unwrap();
+            write(&link, b"new").unwrap();
+            assert!(link.is_symlink(), "what it names is written");
+            assert_eq!(read(&path).unwrap(), b"new");
+        }
         assert!(prepare(&path.join("file")).is_err(), "a file is above it");
         // Administrators may write everywhere, but not this.
         let long = inner.join("x".repeat(300));

@@ -58,7 +58,7 @@ pub fn parse(text: &str) -> Result<UNetConfig, NetworkError> {
         return Ok(config);
     }
     let mut config = UNetConfig::default();
-    let mut attention = vec![7];
+    let mut attention = None;
     for part in text.split(',').filter(|part| !part.is_empty()) {
         let wrong = || NetworkError::Part(part.to_owned());
         let (key, value) = part.split_once('=').ok_or_else(wrong)?;
@@ -73,19 +73,20 @@ pub fn parse(text: &str) -> Result<UNetConfig, NetworkError> {
             "unshuffle" => config.pixel_unshuffle = number()?,
             "channels" => config.channels = numbers()?,
             "blocks" => config.blocks = number()?,
-            "attention" if value == "none" => attention.clear(),
-            "attention" => attention = numbers()?,
+            "attention" if value == "none" => attention = Some(Vec::new()),
+            "attention" => attention = Some(numbers()?),
             "groups" => config.groups = number()?,
             _ => return Err(wrong()),
         }
     }
     let widths = widths(&config);
-    if let Some(width) = attention.iter().find(|width| !widths.contains(width))
-        && attention != [7]
-    {
+    let mut asked = attention.iter().flatten();
+    if let Some(width) = asked.find(|width| !widths.contains(width)) {
         let part = format!("attention={width}");
         return Err(NetworkError::Part(part));
     }
+    // Where a network has such a width.
+    let attention = attention.unwrap_or(vec![7]);
     config.attention = widths
         .iter()
         .map(|width| attention.contains(width))
@@ -512,6 +513,7 @@ mod tests {
             ("depth=3", "depth=3"),
             ("attention=5", "attention=5"),
             ("attention=28-7", "attention=28"),
+            ("unshuffle=1,channels=32-32,attention=7", "attention=7"),
             ("channels=60", "multiple"),
             ("unshuffle=3", "divide"),
             ("unshuffle=0", "divide"),

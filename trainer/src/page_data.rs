@@ -4,7 +4,10 @@
 //! The map's axes are the first two principal components of all training images in pixel space, a
 //! projection that the page can apply to any picture at any moment, a half-noised one included.
 
-use std::{io::Write, path::Path};
+use std::{
+    io::Write,
+    path::{Path, PathBuf},
+};
 
 use fashion_ddpm::{
     Garment,
@@ -40,7 +43,15 @@ pub enum PageDataError {
     /// No images.
     #[error(transparent)]
     Data(#[from] DataError),
-    /// The system would not write it.
+    /// An index that is another one's.
+    #[error("{} is no index of the page's garments ({reason}); move it away, or write into another folder", path.display())]
+    Index {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The system would not read or write it.
     #[error(transparent)]
     File(#[from] FileError),
 }
@@ -55,17 +66,29 @@ pub const INDEX: &str = "index.json";
 /// [`PageDataError`] says what is missing. The index is written last: it never names a file that is
 /// not there.
 pub fn write(data: Option<&Path>, out: &Path) -> Result<Index, PageDataError> {
+    let before = read_index(out)?;
     let training = Dataset::load(data, Split::Train)?;
     let test = Dataset::load(data, Split::Test)?;
     let (mut index, test_file, map_file) = build(&training, &test);
-    let before = files::read(&out.join(INDEX)).ok();
-    let before = before.and_then(|json| serde_json::from_slice::<Index>(&json).ok());
     index.branches = before.map(|before| before.branches).unwrap_or_default();
     files::create_folder(out)?;
     files::write(&out.join(&index.test.file), &test_file)?;
     files::write(&out.join(&index.map.file), &map_file)?;
     write_index(out, &index)?;
     Ok(index)
+}
+
+/// The index that is there already, if one is.
+fn read_index(folder: &Path) -> Result<Option<Index>, PageDataError> {
+    let path = folder.join(INDEX);
+    if !path.exists() {
+        return Ok(None);
+    }
+    let index = serde_json::from_slice(&files::read(&path)?);
+    index.map(Some).map_err(|error| PageDataError::Index {
+        path,
+        reason: error.to_string(),
+    })
 }
 
 /// Writes the index of the page's data.
@@ -334,5 +357,16 @@ mod tests {
         );
         // Every test image is on this map itself, at no distance.
         assert!(index.neighbours.median_distance < 1e-3);
+
+        // An index of weights stays one.
+        let other = out.path().join(INDEX);
+        std::fs::write(&other, r#"{"default": "a.bpk", "models": []}"#).unwrap();
+        let error = write(Some(folder.path()), out.path()).unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .contains("no index of the page's garments")
+        );
+        assert_ne!(std::fs::read(&other).unwrap(), first[2]);
     }
 }

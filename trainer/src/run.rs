@@ -22,6 +22,7 @@
 //! weights, of which there is no such state: then AdamW's moments are made anew.
 
 use std::{
+    fs, iter,
     ops::ControlFlow,
     path::{Path, PathBuf},
     process::Command,
@@ -200,6 +201,14 @@ pub enum RunError {
     /// A run is in the folder already.
     #[error("{} holds a run already; go on with it by --resume, or choose another --run folder", .0.display())]
     Occupied(PathBuf),
+    /// What a run or an export has left is in the folder, and no state to go on with.
+    #[error("{} holds {file} of another run; choose another --run folder, or move it away", folder.display())]
+    Remains {
+        /// The folder.
+        folder: PathBuf,
+        /// What there is.
+        file: String,
+    },
     /// No run is in the folder.
     #[error("{} holds no run to go on with; start one without --resume and --branch-from", .0.display())]
     Empty(PathBuf),
@@ -235,12 +244,12 @@ pub enum RunError {
         /// Images that were asked for.
         asked: u64,
     },
-    /// A branch that would end before it begins.
+    /// A run that would end before it goes on.
     #[error(
-        "the state to begin with has seen {seen} images already, and the run is to end after {end}; choose more --epochs, or an earlier state with --at-epoch"
+        "the state to go on with has seen {seen} images already, and the run is to end after {end}; choose more --epochs, or for a branch an earlier state with --at-epoch"
     )]
     Over {
-        /// Images that the other run has shown.
+        /// Images that have been shown.
         seen: u64,
         /// Images after which this one would end.
         end: u64,
@@ -372,6 +381,22 @@ impl RunFolder {
         self.averages().join(format!("images-{images:08}.bpk"))
     }
 
+    /// A file that a new run would write over, or that would be taken for one of its own. A record alone is
+    /// what a run has left that was killed before its first state.
+    fn remains(&self) -> Option<String> {
+        let averages = fs::read_dir(self.averages())
+            .into_iter()
+            .flatten()
+            .flatten();
+        let averages = averages.map(|file| file.path());
+        let mut found = iter::once(self.log())
+            .filter(|log| log.exists())
+            .chain(averages);
+        let file = found.next()?;
+        let name = file.strip_prefix(&self.0).unwrap_or(&file);
+        Some(name.display().to_string())
+    }
+
     /// The picture that belongs to averaged weights.
     fn grid(&self, average: &Path) -> PathBuf {
         let name = average.file_stem().unwrap_or_default().to_string_lossy();
@@ -392,6 +417,10 @@ pub fn train(options: &Options, stop: &AtomicBool) -> Result<Outcome, RunError> 
     if !begun && options.resume {
         return Err(RunError::Empty(options.run.clone()));
     }
+    if !begun && let Some(file) = folder.remains() {
+        let folder = options.run.clone();
+        return Err(RunError::Remains { folder, file });
+    }
     let found = device::find(options.device)?;
     eprintln!("training on {}", found.describe());
     let dataset = Arc::new(Dataset::load(options.data.as_deref(), Split::Train)?);
@@ -403,7 +432,12 @@ pub fn train(options: &Options, stop: &AtomicBool) -> Result<Outcome, RunError> 
     options.settings.check(trainer.config())?;
     let earlier = begun.then(|| read_record(&folder)).flatten();
     let end = find_end(options, begun, earlier.as_ref(), &mut trainer)?;
-    if options.branch.is_some() && !begun && end <= trainer.steps_taken() {
+    let taken = trainer.steps_taken();
+    let over = match begun {
+        true => options.length.is_some() && end < taken,
+        false => options.branch.is_some() && end <= taken,
+    };
+    if over {
         return Err(RunError::Over {
             seen: trainer.images_seen(),
             end: trainer.images_after(end),
@@ -745,7 +779,9 @@ fn write_log(folder: &RunFolder, trainer: &Trainer) -> Result<(), RunError> {
         .map(|record| serde_json::to_string(record).expect("plain data") + "\n")
         .collect();
     files::write(&folder.log(), log.as_bytes())?;
-    let svg = curve::draw(history).map_err(|error| RunError::Curve(error.to_string()))?;
+    let prediction = trainer.config().prediction;
+    let svg =
+        curve::draw(history, prediction).map_err(|error| RunError::Curve(error.to_string()))?;
     Ok(files::write(&folder.0.join("loss.svg"), svg.as_bytes())?)
 }
 

@@ -72,6 +72,11 @@ pub enum SampleError {
     /// Guidance that makes no garment.
     #[error("--guidance goes from 0 to {MOST_GUIDANCE}, {0} does not")]
     Guidance(f64),
+    /// Guidance towards nothing.
+    #[error(
+        "--guidance makes more of a garment, and none is asked for; name one with --garment, or leave --guidance out"
+    )]
+    Unguided,
     /// A file of another kind.
     #[error("{} is neither a .png nor a .npy file; name --out so", .0.display())]
     Kind(PathBuf),
@@ -92,7 +97,7 @@ pub enum SampleError {
     #[error(transparent)]
     Index(#[from] ExportError),
     /// No such walk.
-    #[error("{0}; choose another --steps")]
+    #[error("{0}; choose another --steps or --eta")]
     Plan(#[from] PlanError),
     /// The network's answer is no number.
     #[error(
@@ -195,6 +200,9 @@ pub fn sample(options: &Options) -> Result<(), SampleError> {
     }
     if !(0.0..=MOST_GUIDANCE).contains(&guidance_scale) {
         return Err(SampleError::Guidance(guidance_scale));
+    }
+    if options.garment.is_none() && guidance_scale != 1.0 {
+        return Err(SampleError::Unguided);
     }
     let encode: fn(&[u8]) -> Vec<u8> = match options.out.extension() {
         Some(kind) if kind == "png" => |pixels| png_grid(pixels, square(pixels.len() / PIXELS)),

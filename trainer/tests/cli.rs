@@ -236,11 +236,26 @@ fn a_killed_run_goes_on_as_if_it_had_not_been_killed() {
         &[&again[..], &["--resume", "--seed", "3"]].concat(),
         "--seed 0, not 3",
     );
-    std::fs::write(rough.join("checkpoint.bpk"), b"half").unwrap();
+    // An end that is past already is none, and the run does not forget its own.
+    assert_refused(
+        &[&again[..], &["--resume", "--epochs", "3"]].concat(),
+        "more --epochs",
+    );
+    assert!(run(&[&again[..], &["--resume"]].concat()).status.success());
+    let kept = std::fs::read(rough.join("run.json")).unwrap();
+    let kept: serde_json::Value = serde_json::from_slice(&kept).unwrap();
+    assert_eq!(kept["ends_after_step"], record["ends_after_step"]);
+    let checkpoint = rough.join("checkpoint.bpk");
+    std::fs::write(&checkpoint, b"half").unwrap();
     assert_refused(
         &[&again[..], &["--resume"]].concat(),
         "checkpoint is damaged",
     );
+    // Nor is a run begun over what is left of another one.
+    std::fs::remove_file(&checkpoint).unwrap();
+    assert_refused(&again, "log.jsonl of another run");
+    std::fs::rename(rough.join("log.jsonl"), folder.path().join("log.jsonl")).unwrap();
+    assert_refused(&again, "of another run");
 
     // Every epoch can be exported, the last one by default; an epoch that is not there cannot.
     let out = folder.path().join("weights");
@@ -266,6 +281,10 @@ fn a_killed_run_goes_on_as_if_it_had_not_been_killed() {
     );
     std::fs::write(&there, b"{}").unwrap();
     assert_refused(&["export", run_folder, "--out", text(&out)], "index.json");
+    assert_refused(
+        &["export", run_folder, "--out", text(&there)],
+        "names no file of weights",
+    );
     assert!(
         !out.exists(),
         "nothing is written beside an index that cannot be kept"
@@ -745,6 +764,7 @@ fn samples_are_the_same_in_every_form() {
     refused(&["--out", out_text, "--steps", "1001"], "1 to 1000 steps");
     refused(&["--out", out_text, "--guidance", "-1"], "--guidance");
     refused(&["--out", out_text, "--guidance", "nan"], "--guidance");
+    refused(&["--out", out_text, "--guidance", "2"], "--garment");
     refused(&["--out", out_text, "--garment", "hat"], "ankle-boot");
     refused(&["--out", out_text, "--sampler", "euler"], "ddim");
     refused(&["--out", out_text, "--device", "gpu"], "auto, cuda");
@@ -766,6 +786,19 @@ fn samples_are_the_same_in_every_form() {
         "checksum",
     );
     assert_refused(&["info", text(&path("none.bpk"))], "cannot read");
+}
+
+/// A disk that is full, in the place of stdout.
+#[cfg(target_os = "linux")]
+#[test]
+fn what_cannot_be_printed_is_an_error() {
+    let (_folder, weights) = weights();
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full");
+    let mut command = command(&["info", text(&weights)]);
+    let output = command.stdout(full.unwrap()).output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.starts_with("error: cannot print: "), "{stderr}");
 }
 
 #[test]
@@ -952,6 +985,13 @@ fn what_cannot_be_judged_is_refused() {
         "samples without guidance",
     );
     assert!(!out.exists(), "nothing is begun");
+    // What would stand in the way of the last file is found before the first image.
+    let in_the_way = path("in-the-way");
+    std::fs::create_dir_all(in_the_way.join("grid.png")).unwrap();
+    let taken = ["--out", text(&in_the_way)];
+    let common = ["evaluate", "--data", text(data.path())];
+    assert_refused(&[&common[..], &taken, &of_ours, &WALK].concat(), "grid.png");
+    refused(&["--images", "images.npy", "--seed", "1"], "--seed");
     refused(&["--weights", text(&path("none.bpk"))], "none.bpk");
     // A judge is a burnpack file too, but of another network.
     let judge = Path::new(env!("CARGO_MANIFEST_DIR")).join("judge/judge.bpk");
