@@ -58,6 +58,11 @@ pub const MAKES: &[Make] = &[
 /// One browser at a time: two that compute would starve each other on a small machine.
 static TURN: Mutex<()> = Mutex::new(());
 
+/// Waits until no browser is open, and keeps others from being opened: for a program that opens its own.
+pub fn turn() -> MutexGuard<'static, ()> {
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// The longest anything here may take: this bounds a hang, and measures nothing.
 const PATIENCE: Duration = Duration::from_secs(600);
 
@@ -189,7 +194,7 @@ impl Browser {
         capabilities: &Value,
         chromium: bool,
     ) -> Self {
-        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        let turn = turn();
         // Chromium's driver picks a port for one protocol of the internet, and gives up where the
         // other one has it in use: that is nobody's fault, and the next port will do.
         let (driver, port) = (0..5)

@@ -120,7 +120,7 @@ impl Picture {
     /// The trainer's `sample`: the states x_t of image 0, then the pixels of all.
     ///
     /// # Panics
-    /// Where there is no such picture.
+    /// Where there is no such picture, or hardly one: what is all one grey is like anything else.
     pub fn sample(self, weights: &Weights) -> (Vec<Vec<f32>>, Vec<u8>) {
         let schedule = &weights.diffusion.schedule;
         let sampler: Sampler = self.sampler.parse().expect("a sampler");
@@ -138,7 +138,13 @@ impl Picture {
             ControlFlow::<Infallible>::Continue(())
         });
         let ControlFlow::Continue(x_0) = x_0;
-        (states, to_pixels(&x_0))
+        let pixels = to_pixels(&x_0);
+        let (darkest, lightest) = (pixels.iter().min(), pixels.iter().max());
+        assert!(
+            darkest < Some(&60) && lightest > Some(&120),
+            "{self:?} is hardly one: {darkest:?} to {lightest:?} of 255"
+        );
+        (states, pixels)
     }
 }
 
@@ -227,16 +233,29 @@ pub fn slide(browser: &Browser, name: &str, value: usize) -> Element {
     slider
 }
 
+/// How many pixels of two pictures differ, and by how many levels of 255 at most.
+///
+/// # Panics
+/// Where they are not of one size.
+#[track_caller]
+pub fn difference(found: &[u8], expected: &[u8]) -> (usize, u8) {
+    assert_eq!(found.len(), expected.len(), "pixels of two pictures");
+    let pairs = found.iter().zip(expected);
+    let off = pairs.map(|(a, b)| a.abs_diff(*b)).filter(|off| *off > 0);
+    off.fold((0, 0), |(differ, most), off| (differ + 1, most.max(off)))
+}
+
 /// Fails where two pictures differ by more than some levels anywhere.
 ///
 /// # Panics
 /// There.
 #[track_caller]
 pub fn assert_close(found: &[u8], expected: &[u8], levels: u8, what: &str) {
-    assert_eq!(found.len(), expected.len(), "{what}");
-    let pairs = found.iter().zip(expected);
-    let worst = pairs.map(|(a, b)| a.abs_diff(*b)).max();
-    assert!(worst <= Some(levels), "{what}: off by {worst:?} of 255");
+    let (differ, most) = difference(found, expected);
+    assert!(
+        most <= levels,
+        "{what}: {differ} pixels differ, by {most} of 255 at most"
+    );
 }
 
 /// Fails where the image of this name shows another state than `x`, 784 numbers in [-1, 1].

@@ -106,6 +106,7 @@ fn run_all(toolbox: &mut Toolbox, report: &mut Report) -> Result<(), Failure> {
         .env("FASHION_DDPM_DIST", page::dist(toolbox))
         .env("FASHION_DDPM_WASM_DIR", page::modules(toolbox))
         .env("FASHION_DDPM_TWINS", twins)
+        .env("FASHION_DDPM_BENCH", measurer(toolbox))
         .envs(browsers);
     // Compiling is most of the first run and nothing of the next: a figure of its own.
     let mut compile = cargo(toolbox, "test");
@@ -175,16 +176,15 @@ pub fn bench(
 /// [`Failure`] where something cannot be built or written.
 pub fn pack(toolbox: &mut Toolbox, folder: &Path) -> Result<(), Failure> {
     let (engines, onnxruntime_web) = engines(toolbox)?;
-    let all = |_: &Path| true;
     let script = toolbox.root.join("xtask/src/bench.sh");
-    copy(&script, &folder.join("bench.sh"), all)?;
-    copy(&engines, &folder.join("bench"), all)?;
-    copy(&page::dist(toolbox), &folder.join("page"), all)?;
+    copy(&script, &folder.join("bench.sh"))?;
+    copy(&engines, &folder.join("bench"))?;
+    copy_folder(&page::dist(toolbox), &folder.join("page"), |_| true)?;
     let used = |file: &Path| {
         let kind = file.extension();
         kind.is_some_and(|kind| kind == "mjs" || kind == "wasm")
     };
-    copy(&onnxruntime_web, &folder.join("onnxruntime-web"), used)?;
+    copy_folder(&onnxruntime_web, &folder.join("onnxruntime-web"), used)?;
     println!(
         "\n{} is to be started there.",
         folder.join("bench.sh").display()
@@ -200,27 +200,29 @@ fn engines(toolbox: &mut Toolbox) -> Result<(PathBuf, PathBuf), Failure> {
     let mut compile = cargo(toolbox, "build");
     compile.args(NATIVE).args(RUNS).args(["--example", "bench"]);
     run(&mut compile)?;
-    let program = format!("release/examples/bench{}", env::consts::EXE_SUFFIX);
-    Ok((toolbox.target.join(program), onnxruntime_web))
+    Ok((measurer(toolbox), onnxruntime_web))
 }
 
-/// Copies a file, or of a folder all files that are wanted, with their permissions.
-fn copy(from: &Path, to: &Path, wanted: impl Fn(&Path) -> bool) -> Result<(), Failure> {
-    let pairs = match from.is_dir() {
-        true => (page::files(from)?.into_iter())
-            .map(|file| {
-                let copy = to.join(file.strip_prefix(from).unwrap_or(&file));
-                (file, copy)
-            })
-            .collect(),
-        false => vec![(from.to_owned(), to.to_owned())],
-    };
-    for (file, copy) in pairs.iter().filter(|(file, _)| wanted(file)) {
-        if let Some(parent) = copy.parent() {
-            fs::create_dir_all(parent).map_err(Failure::file(parent))?;
-        }
-        fs::copy(file, copy).map_err(Failure::file(copy))?;
+/// The program that measures the page, an example of the tests and built with them.
+fn measurer(toolbox: &Toolbox) -> PathBuf {
+    let program = format!("release/examples/bench{}", env::consts::EXE_SUFFIX);
+    toolbox.target.join(program)
+}
+
+/// Copies those files of a folder that are wanted.
+fn copy_folder(from: &Path, to: &Path, wanted: impl Fn(&Path) -> bool) -> Result<(), Failure> {
+    for file in page::files(from)?.iter().filter(|file| wanted(file)) {
+        copy(file, &to.join(file.strip_prefix(from).unwrap_or(file)))?;
     }
+    Ok(())
+}
+
+/// Copies a file, with its permissions.
+fn copy(from: &Path, to: &Path) -> Result<(), Failure> {
+    if let Some(folder) = to.parent() {
+        fs::create_dir_all(folder).map_err(Failure::file(folder))?;
+    }
+    fs::copy(from, to).map_err(Failure::file(to))?;
     Ok(())
 }
 

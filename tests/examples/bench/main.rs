@@ -24,7 +24,7 @@ use std::{
 
 use fashion_ddpm::weights::Weights;
 use fashion_ddpm_tests::browser::{Browser, Gpu};
-use fashion_ddpm_tests::page::{LEVELS, Picture};
+use fashion_ddpm_tests::page::{LEVELS, Picture, difference};
 use fashion_ddpm_tests::server::{Line, Server};
 use launches::Found;
 use onnx::Exported;
@@ -170,21 +170,27 @@ fn main() -> Result<(), Box<dyn Error>> {
         Found::read(answer)?.print(&exported.weights.metadata.config, batch)?;
     }
 
+    let weights = &exported.weights;
+    let all = weights.metadata.timesteps;
+    let (sampler, steps) = match steps as usize {
+        steps if steps < all => ("ddim", steps),
+        _ => ("ddpm", all),
+    };
     for (count, guidance) in PICTURES {
         let engines = ["cpu", "webgpu"].into_iter();
         let engines = engines.filter(|engine| place.has_gpu() || *engine == "cpu");
         let pictures = engines.map(|engine| (format!("picture {engine}, batch {count}"), engine));
         let pictures: Vec<_> = pictures.filter(|(title, _)| wanted(title)).collect();
+        let picture = Picture {
+            seed: 7,
+            garment: "coat",
+            sampler,
+            steps,
+            guidance,
+            count,
+        };
         if !pictures.is_empty() {
-            picture(
-                &server,
-                place,
-                &exported.weights,
-                steps,
-                count,
-                guidance,
-                &pictures,
-            )?;
+            compare(&server, place, weights, picture, &pictures)?;
         }
     }
 
@@ -298,49 +304,28 @@ fn in_frame(browser: &Browser, function: &str, arguments: Value) -> Value {
 }
 
 /// Has the page's engines sample what the trainer samples on the CPU, and compares the pixels.
-fn picture(
+fn compare(
     server: &Server,
     place: Place,
     weights: &Weights,
-    steps: u32,
-    count: u32,
-    guidance: f64,
+    picture: Picture,
     engines: &[(String, &str)],
 ) -> Result<(), Box<dyn Error>> {
-    let all = weights.metadata.timesteps;
-    let steps = all.min(steps as usize);
-    let picture = Picture {
-        seed: 7,
-        garment: "coat",
-        sampler: if steps == all { "ddpm" } else { "ddim" },
-        steps,
-        guidance,
-        count,
-    };
     let (_, expected) = picture.sample(weights);
-    let link = picture.query("");
-    println!("\n{link}, and the trainer's own on the CPU:");
+    println!("\n{}, and the trainer's own on the CPU:", picture.query(""));
     for (title, engine) in engines {
         let browser = place.open();
         browser.open(&server.url(&picture.query(engine)));
         browser.click(&browser.wait_enabled("button", "Sample a garment"));
         let done = browser.wait_for("done");
         let found: Vec<u8> = serde_json::from_value(done["pixels"].clone())?;
-        if found.len() != expected.len() {
-            return Err(format!("{title}: {} pixels, not {}", found.len(), expected.len()).into());
-        }
-        let off: Vec<u8> = (found.iter().zip(&expected))
-            .map(|(a, b)| a.abs_diff(*b))
-            .filter(|off| *off > 0)
-            .collect();
-        let most = off.iter().max().copied().unwrap_or_default();
+        let (differ, most) = difference(&found, &expected);
         let ms = done["elapsedMs"].as_f64().unwrap_or(f64::NAN);
         println!(
-            "{title}: {} of {} pixels differ, by {most} of 255 at most; {:.2} s, {:.2} ms a step",
-            off.len(),
+            "{title}: {differ} of {} pixels differ, by {most} of 255 at most; {:.2} s, {:.2} ms a step",
             found.len(),
             ms / 1e3,
-            ms / steps as f64,
+            ms / picture.steps as f64,
         );
         if most > LEVELS {
             return Err(format!("{title}: another picture; {LEVELS} of 255 are allowed").into());
