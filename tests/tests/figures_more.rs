@@ -168,6 +168,14 @@ fn noising_is_q_sample_and_denoising_goes_back_from_there() {
 
     let device = kernels::cpu();
     let plan = Sampler::Ddpm.plan(schedule, T).unwrap();
+    // Each caption names the t of the picture above it: the last state before the end is x_1.
+    let captions = "
+        const picture = document.querySelector('[aria-label=\"Denoised image\"]');
+        const caption = document.getElementById(picture.getAttribute('aria-describedby'));
+        window.captions = [];
+        const note = () => window.captions.push(caption.textContent);
+        new MutationObserver(note).observe(caption, { childList: true, characterData: true, subtree: true });";
+    browser.script(captions, json!([]));
     for branch in [0, 1] {
         browser.click(&browser.wait_enabled("button", "Denoise from here"));
         let results = 1 + branch as u64;
@@ -196,6 +204,13 @@ fn noising_is_q_sample_and_denoising_goes_back_from_there() {
         assert!(apart < 20.0, "{said}");
     }
 
+    let captions = browser.script("return window.captions", json!([]));
+    let captions: Vec<String> = serde_json::from_value(captions).unwrap();
+    for ends in captions.windows(2).filter(|pair| pair[1] == "t = 0") {
+        assert_eq!(ends[0], "t = 1", "{captions:?}");
+    }
+    assert_eq!(captions.last().unwrap(), "t = 0");
+
     // A drawing: a stroke by the keys is noised like everything else.
     browser.script(
         "document.querySelector('input[value=drawn]').click()",
@@ -213,6 +228,8 @@ fn noising_is_q_sample_and_denoising_goes_back_from_there() {
         // The brush is soft: a touch is lighter in its middle than at its edge, and nowhere white.
         levels.iter().any(|level| *level > 100).then_some(())
     });
+    // Nothing but the words says where the brush is.
+    wait_text(&browser, "noising-x-0-text", "Brush at column 15, row 15");
     let drawn: Vec<f32> = browser.canvas(&pad).1.into_iter().map(to_network).collect();
     let expected = to_pixels(&q_sample(schedule, &drawn, 19, &noise));
     // The pad's grey levels are rounded to 255 on the canvas.
@@ -416,6 +433,55 @@ fn the_path_ends_at_the_garment_and_branches_leave_the_run_where_they_say() {
     assert_quiet(&browser);
 }
 
+/// The arrow keys lead from one real garment to the next that is shown, and are the browser's own where
+/// another key is held with them.
+#[test]
+fn keys_explore_the_map() {
+    let (browser, _server) = open("?engine=cpu", "why");
+    let map = browser.wait_enabled("application", "Map of real images");
+    browser.script(
+        "for (const box of document.querySelectorAll('#clusters-legend input'))
+             if (box.checked != !!box.closest('#class-sneaker')) box.click()",
+        json!([]),
+    );
+    let said = || text(&browser, "clusters-hovered-text");
+    assert_eq!(said(), "pointed at");
+    let mut pictures = Vec::new();
+    // WebDriver's names for the arrows.
+    for key in ["\u{e014}", "\u{e014}", "\u{e013}", "\u{e012}", "\u{e015}"] {
+        browser.type_keys(&map, key);
+        assert_eq!(said(), "Sneaker, a real one");
+        pictures.push(shown(&browser, "Image pointed at"));
+    }
+    pictures.dedup();
+    assert!(pictures.len() > 2, "they lead somewhere");
+    let taken = "
+        const map = document.getElementById('clusters-plane');
+        return [false, true].map((altKey) => {
+            const init = { key: 'ArrowLeft', altKey, cancelable: true, bubbles: true };
+            const press = new KeyboardEvent('keydown', init);
+            map.dispatchEvent(press);
+            return press.defaultPrevented;
+        });";
+    assert_eq!(browser.script(taken, json!([])), json!([true, false]));
+    assert_quiet(&browser);
+}
+
+/// A run that is stopped while it is still shown is over for the other figures as well.
+#[test]
+fn who_stops_what_is_shown_can_sample_again() {
+    let (browser, _server) = open("?engine=cpu&sampler=ddim&steps=200", "why");
+    let again = || browser.wait_enabled("button", "Run the sample");
+    again();
+    browser.click(&browser.find("button", "Sample a garment"));
+    browser.set(&browser.wait_enabled("combobox", "Playback"), "0.25");
+    browser.wait_for("done");
+    browser.click(&browser.wait_enabled("button", "Stop"));
+    browser.click(&again());
+    browser.wait("another run", || (browser.count("done") == 2).then_some(()));
+    assert_quiet(&browser);
+}
+
 /// Branches grow on the last run. One that was stopped has none; that is said, and another one helps.
 #[test]
 fn a_stopped_run_has_no_branches() {
@@ -441,7 +507,19 @@ fn a_stopped_run_has_no_branches() {
     browser.click(&browser.wait_enabled("button", "Branch here"));
     wait_text(&browser, "branch-4-text", "branch 4: ");
     assert!(!text(&browser, "branches-tree-text").contains(why));
-    assert_eq!(browser.count("done"), 2, "the stopped one has no end");
+    // Of the next run there are none, and nothing is said of those that were.
+    browser.script("document.getElementById('branch-4').click()", json!([]));
+    browser.click(&browser.find("button", "Sample a garment"));
+    wait_text(&browser, "branch-4-text", "a branch");
+    let pressed = browser.script(
+        "return document.getElementById('branch-4').getAttribute('aria-pressed')",
+        json!([]),
+    );
+    assert_eq!(pressed, "false");
+    browser.wait("the third run", || {
+        (browser.count("done") == 3).then_some(())
+    });
+    assert_eq!(browser.count("done"), 3, "the stopped one has no end");
     assert_quiet(&browser);
 }
 

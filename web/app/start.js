@@ -45,6 +45,10 @@
     });
     forgetting.then(then, then);
   }
+  // For the program.
+  window.forgetKept = function (file) {
+    forget(file, function () {});
+  };
 
   addEventListener("TrunkApplicationStarted", function () {
     started = true;

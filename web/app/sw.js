@@ -22,11 +22,11 @@ self.addEventListener("activate", (event) => {
 });
 
 const ours = (url) => url.href.startsWith(self.registration.scope);
-// Documents differ in their query alone: the query is for the page, not for the server.
-const key = (request) =>
-  request.mode === "navigate" || request.url.split("?")[0] === self.registration.scope
-    ? self.registration.scope
-    : request.url;
+// The page has two addresses, and its query is for itself, not for the server.
+const key = ({ url }) => {
+  const { scope } = self.registration;
+  return [scope, scope + "index.html"].includes(url.split(/[?#]/)[0]) ? scope : url;
+};
 // The weights' address has their checksum, other files' the build or a hash in the name.
 const versioned = (url) => url.searchParams.has("v") || /-[0-9a-f]{8,}(_bg)?\.\w+$/.test(url.pathname);
 

@@ -126,9 +126,9 @@ fn failed(reason: &str) -> String {
 
 async fn fetch(file: &GalleryFile, bar: &str) -> Result<(Gallery, Option<Projection>), String> {
     let bar: HtmlProgressElement = find(bar);
+    let address = dom::absolute(&format!("data/{}?v={}", file.file, file.sha256));
     bar.set_hidden(false);
     let outcome = async {
-        let address = dom::absolute(&format!("data/{}?v={}", file.file, file.sha256));
         let bytes = fetch_bytes(&address, file.bytes as f64, |share| bar.set_value(share)).await?;
         let bytes = unpack(&bytes)
             .await
@@ -137,6 +137,9 @@ async fn fetch(file: &GalleryFile, bar: &str) -> Result<(Gallery, Option<Project
     }
     .await;
     bar.set_hidden(true);
+    if outcome.is_err() {
+        dom::forget(&address);
+    }
     outcome.map_err(|reason| failed(&reason))
 }
 

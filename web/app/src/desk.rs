@@ -506,7 +506,7 @@ impl Desk {
         if let Some(message) = failed {
             let mut inner = self.0.borrow_mut();
             inner.end_run(End::Failed(message.clone()));
-            inner.fail_questions(&message);
+            inner.fail_questions(&message, true);
         }
         self.tell(Notice::Status);
     }
@@ -654,15 +654,21 @@ impl Desk {
     }
 
     fn take_failure(&self, code: ErrorCode, message: String, fatal: bool) {
-        let (gpu, own) = {
+        let (gpu, own, ended) = {
             let mut inner = self.0.borrow_mut();
             inner.downloads = [None, None];
             let kind = inner.engine.as_ref().map(Team::kind);
+            let gpu = fatal && kind == Some(EngineKind::WebGpu);
             let loading = inner.loading.take();
             // Weights that only a figure wanted.
             let own = fatal || loading.is_none_or(|epoch| Some(epoch) == inner.preferred);
-            inner.end_run(End::Failed(message.clone()));
-            inner.fail_questions(&message);
+            // What has not been sent to the one engine the other one can do.
+            let waits = |run: &Active| gpu && run.waiting.is_some();
+            let ended = inner.run.as_ref().is_some_and(|run| !waits(run));
+            if ended {
+                inner.end_run(End::Failed(message.clone()));
+            }
+            inner.fail_questions(&message, !gpu);
             if code != ErrorCode::Picture && own {
                 inner.ready = false;
             }
@@ -671,9 +677,12 @@ impl Desk {
                 inner.loaded = None;
                 inner.device = None;
             }
-            (fatal && kind == Some(EngineKind::WebGpu), own)
+            (gpu, own, ended)
         };
         if gpu {
+            if ended {
+                self.tell(Notice::Failed(code, message.clone()));
+            }
             self.tell(Notice::Busy("Starting the CPU engine instead.".to_owned()));
             return self.start_engine(EngineKind::Cpu, Some(message));
         }
@@ -701,9 +710,14 @@ impl Inner {
         }
     }
 
-    fn fail_questions(&mut self, message: &str) {
-        for asked in self.questions.drain(..) {
-            let _ = asked.answer.send(Err(End::Failed(message.to_owned())));
+    /// Ends the questions, or those alone that the engine has.
+    fn fail_questions(&mut self, message: &str, waiting_as_well: bool) {
+        for asked in std::mem::take(&mut self.questions) {
+            if waiting_as_well || asked.waiting.is_none() {
+                let _ = asked.answer.send(Err(End::Failed(message.to_owned())));
+            } else {
+                self.questions.push(asked);
+            }
         }
     }
 

@@ -1,13 +1,13 @@
 //! The border with the browser: finding, changing, listening, asking.
 
-use js_sys::{Array, Reflect, Uint8Array};
+use js_sys::{Array, Function, Reflect, Uint8Array};
 use serde::Serialize;
 use wasm_bindgen::{JsCast, prelude::*};
 use wasm_bindgen_futures::JsFuture;
 use web_sys::{
     Blob, BlobPropertyBag, CustomEvent, CustomEventInit, Document, Element, Event,
     HtmlAnchorElement, IntersectionObserver, IntersectionObserverEntry, IntersectionObserverInit,
-    RequestCache, RequestInit, Url,
+    KeyboardEvent, RequestCache, RequestInit, Url,
 };
 
 use crate::plain::Plain;
@@ -148,6 +148,29 @@ pub async fn fetch_bytes(
         };
         file.extend(chunk.to_vec());
         progress((file.len() as f64 / length.max(1.0)).min(1.0));
+    }
+}
+
+/// Throws a file out that has been kept for visits without a network and is broken; see `start.js`.
+pub fn forget(address: &str) {
+    if let Ok(forget) = get(&window(), "forgetKept").dyn_into::<Function>() {
+        let _ = forget.call1(&JsValue::UNDEFINED, &address.into());
+    }
+}
+
+/// The way that an arrow key points, right and down the page; nowhere for Space and Enter. `None` for
+/// all others, and for the browser's own shortcuts.
+pub fn way(event: &KeyboardEvent) -> Option<[f32; 2]> {
+    if event.ctrl_key() || event.alt_key() || event.meta_key() {
+        return None;
+    }
+    match event.key().as_str() {
+        "ArrowLeft" => Some([-1.0, 0.0]),
+        "ArrowRight" => Some([1.0, 0.0]),
+        "ArrowUp" => Some([0.0, -1.0]),
+        "ArrowDown" => Some([0.0, 1.0]),
+        " " | "Enter" => Some([0.0, 0.0]),
+        _ => None,
     }
 }
 

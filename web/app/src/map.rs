@@ -93,8 +93,8 @@ impl Frame {
     }
 
     /// The nearest point that lies in a direction, within 45 degrees of it, for the arrow keys.
-    pub fn beyond(&self, points: &[[f32; 2]], from: usize, way: [f32; 2]) -> Option<usize> {
-        let start = self.place(*points.get(from)?);
+    pub fn beyond(&self, points: &[[f32; 2]], from: [f32; 2], way: [f32; 2]) -> Option<usize> {
+        let start = self.place(from);
         let ahead = points.iter().enumerate().filter_map(|(i, point)| {
             let place = self.place(*point);
             let step = [place[0] - start[0], place[1] - start[1]];
@@ -205,9 +205,9 @@ mod tests {
         assert_eq!(frame.find(&points, [0.0, 0.0], 10.0), None);
         assert_eq!(frame.find(&[], [0.0, 0.0], 1e9), None);
         // By the keys: up, then right, and no further.
-        assert_eq!(frame.beyond(&points, 2, [0.0, -1.0]), Some(3));
-        assert_eq!(frame.beyond(&points, 3, [1.0, 0.0]), Some(1));
-        assert_eq!(frame.beyond(&points, 1, [1.0, 0.0]), None);
+        assert_eq!(frame.beyond(&points, points[2], [0.0, -1.0]), Some(3));
+        assert_eq!(frame.beyond(&points, points[3], [1.0, 0.0]), Some(1));
+        assert_eq!(frame.beyond(&points, points[1], [1.0, 0.0]), None);
         let single = Frame::around(&points[..1], [400.0, 300.0]);
         assert_eq!(single.place(points[0]), [200.0, 150.0]);
     }

@@ -66,9 +66,6 @@ struct Inner {
     /// Whether the watchers are about to be told.
     telling: Cell<bool>,
     status: Status,
-    /// Sentences on what the link says in vain, until the page is ready or, where it begins a run by
-    /// itself, until then: whatever it does before would take their place.
-    vain: RefCell<Vec<String>>,
     /// The build's id.
     build: String,
     model: RefCell<Option<Model>>,
@@ -89,8 +86,7 @@ impl Page {
                 desk: Desk::new(build.clone(), told),
                 watchers: RefCell::default(),
                 telling: Cell::new(false),
-                status: Status::find(vain.join(" ")),
-                vain: RefCell::new(vain),
+                status: Status::find(vain),
                 build,
                 model: RefCell::default(),
             }
@@ -146,6 +142,7 @@ impl Page {
 
     /// Changes the state for good: a step that the back button takes back.
     pub fn settle(&self, change: impl FnOnce(&mut State)) {
+        self.heed();
         self.change(change);
         self.write_address();
     }
@@ -165,7 +162,8 @@ impl Page {
         }
         // A browser may refuse where there are very many changes; the next one will do. The first
         // address is only completed: there is nothing before it to go back to.
-        let (parsed, _) = read_address(self.state().seed);
+        let (mut parsed, _) = read_address(self.state().seed);
+        parsed.epoch = parsed.epoch.or(self.state().epoch);
         let same = parsed.query() == query || before.is_empty();
         let _ = match same {
             true => history.replace_state_with_url(&JsValue::NULL, "", Some(&address)),
@@ -184,9 +182,7 @@ impl Page {
             vain.push(there_is_not(asked, epoch));
             state.epoch = None;
         }
-        if !vain.is_empty() {
-            self.say(vain.join(" "));
-        }
+        self.say_in_vain(vain);
         state.epoch = state.epoch.or(before.epoch);
         let epoch = state.epoch;
         *self.0.state.borrow_mut() = state;
@@ -216,11 +212,15 @@ impl Page {
         self.0.status.show(&self.0.desk);
     }
 
-    /// Says, once, what the link says in vain, and then this.
-    pub fn say_in_vain(&self, message: &str) {
-        let mut sentences = self.0.vain.take();
-        sentences.push(message.to_owned());
-        self.say(sentences.join(" "));
+    /// What the link asks for in vain has been read: somebody asks for something themselves.
+    pub fn heed(&self) {
+        self.say_in_vain(Vec::new());
+    }
+
+    /// Says what the link asks for in vain, until [`Self::heed`].
+    fn say_in_vain(&self, sentences: Vec<String>) {
+        self.0.status.vain.replace(sentences);
+        self.0.status.show(&self.0.desk);
     }
 
     /// Says what failed, in the status line and to whoever embeds the page.
@@ -248,15 +248,10 @@ impl Page {
                 });
                 self.0.model.borrow_mut().replace(model);
                 // Where data are saved, a run has been waiting for this.
-                let word = match self.desk().is_busy() {
+                self.say(match self.desk().is_busy() {
                     true => "Sampling.",
                     false => "Ready.",
-                };
-                let begins_a_run = self.state().autoplay;
-                match begins_a_run {
-                    true => self.say(word),
-                    false => self.say_in_vain(word),
-                }
+                });
                 self.work_offline();
                 dom::dispatch("ddpm:ready", &ready);
             }
@@ -270,12 +265,9 @@ impl Page {
         };
         let chosen = self.state().epoch;
         if let Some(chosen) = chosen.filter(|chosen| *chosen != epoch) {
-            let vain = {
-                let mut vain = self.0.vain.borrow_mut();
-                vain.push(there_is_not(chosen, epoch));
-                vain.join(" ")
-            };
-            self.say(vain);
+            let mut vain = self.0.status.vain.take();
+            vain.push(there_is_not(chosen, epoch));
+            self.say_in_vain(vain);
         }
         self.0.state.borrow_mut().epoch = Some(epoch);
     }
@@ -366,25 +358,30 @@ struct Failure<'a> {
     message: &'a str,
 }
 
-/// The status line: what the engine runs on, what is being done, what failed, what is being loaded.
+/// The status line: what the engine runs on, what the link asks for in vain, what is being done, what
+/// failed, what is being loaded.
 struct Status {
     device: Element,
+    in_vain: Element,
     message: Element,
     loading: HtmlElement,
     loading_text: Element,
     download: HtmlProgressElement,
+    vain: RefCell<Vec<String>>,
     said: RefCell<(String, bool)>,
 }
 
 impl Status {
-    fn find(message: String) -> Self {
+    fn find(vain: Vec<String>) -> Self {
         Self {
             device: find("device"),
+            in_vain: find("vain"),
             message: find("message"),
             loading: find("loading"),
             loading_text: find("loading-text"),
             download: find("download"),
-            said: RefCell::new((message, false)),
+            vain: RefCell::new(vain),
+            said: RefCell::default(),
         }
     }
 
@@ -399,6 +396,7 @@ impl Status {
             false => "Starting the engine.".to_owned(),
         });
         set_text(&self.device, &device);
+        set_text(&self.in_vain, &self.vain.borrow().join(" "));
         set_text(&self.message, message);
         let class = if *failed { "error" } else { "" };
         set_attribute(&self.message, "class", class);

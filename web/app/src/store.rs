@@ -18,7 +18,7 @@ pub struct Prediction {
     /// x-hat-0, as grey levels. From the f32 numbers that came from the engine: at large t it is a
     /// difference divided by a small number, for which f16 is too coarse.
     pub x_start: Vec<u8>,
-    /// The share of pixels where clipping changed x-hat-0.
+    /// The share of the first image's pixels where clipping changed x-hat-0.
     pub clipped: f32,
 }
 
@@ -130,17 +130,18 @@ fn predict(x_t: &[f32], pred_noise: &[f32], step: &StepInfo) -> Prediction {
     let x_start = x_t
         .iter()
         .zip(pred_noise)
-        .map(|(x_t, noise)| {
+        .enumerate()
+        .map(|(i, (x_t, noise))| {
             let x_start = (f64::from(*x_t) - step.sqrt_one_minus_alpha_cumprod * f64::from(*noise))
                 / step.sqrt_alpha_cumprod;
-            clipped += u32::from(x_start.abs() > 1.0);
+            clipped += u32::from(i < PIXELS && x_start.abs() > 1.0);
             to_pixel(x_start as f32)
         })
         .collect();
     Prediction {
         noise: pred_noise.iter().map(|v| f16::from_f32(*v)).collect(),
         x_start,
-        clipped: clipped as f32 / x_t.len().max(1) as f32,
+        clipped: clipped as f32 / x_t.len().clamp(1, PIXELS) as f32,
     }
 }
 
@@ -176,6 +177,13 @@ pub(crate) mod tests {
         assert_eq!(prediction.x_start, [191, 0, 255, 0]);
         assert!((0.5..=0.75).contains(&prediction.clipped));
         assert_eq!(prediction.noise, noise.map(f16::from_f32));
+        // Of several images the first one is explained.
+        let mut x_t = vec![0.0; 2 * PIXELS];
+        x_t[PIXELS..].fill(0.9);
+        let clipped = |x_t: &[f32]| predict(x_t, &[0.0; 2 * PIXELS], &step).clipped;
+        assert_eq!(clipped(&x_t), 0.0);
+        x_t[..PIXELS / 2].fill(-0.9);
+        assert_eq!(clipped(&x_t), 0.5);
     }
 
     #[test]

@@ -440,14 +440,10 @@ fn listen(figure: &Shared) {
         if !keys.borrow().is_drawn() {
             return;
         }
-        let way = match event.key().as_str() {
-            "ArrowLeft" => [-KEY_STEP, 0.0],
-            "ArrowRight" => [KEY_STEP, 0.0],
-            "ArrowUp" => [0.0, KEY_STEP],
-            "ArrowDown" => [0.0, -KEY_STEP],
-            " " | "Enter" => [0.0, 0.0],
-            _ => return,
+        let Some([right, down]) = dom::way(&event) else {
+            return;
         };
+        let way = [right, -down].map(|way| f64::from(way) * KEY_STEP);
         event.prevent_default();
         event.stop_propagation();
         act(&keys, |figure| {

@@ -82,6 +82,8 @@ struct Figure {
     stroke: Option<[f64; 2]>,
     /// The brush that the arrow keys move.
     key: [f64; 2],
+    /// Whether they are what moves it now.
+    by_keys: bool,
     /// What the curves were drawn for.
     drawn_curves: Option<(BetaSchedule, u32)>,
     /// Counts runs: each has other noise.
@@ -114,6 +116,7 @@ impl Figure {
             pad: Pad::default(),
             stroke: None,
             key: [14.0; 2],
+            by_keys: false,
             drawn_curves: None,
             runs: 0,
             running: false,
@@ -202,7 +205,7 @@ impl Figure {
         }
         let at = At::new(&schedule, t as usize);
         let what = match subject {
-            Subject::Drawn => "The drawing".to_owned(),
+            Subject::Drawn => self.drawing(),
             Subject::Real { garment, .. } => garment.name().to_owned(),
         };
         describe(&self.x_0, &what);
@@ -210,6 +213,15 @@ impl Figure {
             &self.x_t,
             &format!("{:.2} x₀ + {:.2} ε", at.image, at.noise),
         );
+    }
+
+    /// What is said of the drawing: with keys nothing else shows where the brush is.
+    fn drawing(&self) -> String {
+        let [column, row] = self.key.map(|place| place.floor() + 1.0);
+        match self.by_keys {
+            true => format!("Brush at column {column:.0}, row {row:.0}"),
+            false => "The drawing".to_owned(),
+        }
     }
 
     fn render_curves(&mut self, schedule: &NoiseSchedule, t: u32) {
@@ -362,7 +374,8 @@ async fn denoise(figure: Shared) {
                 if let Some(x) = x_t.chunks(IMAGE_SIZE * IMAGE_SIZE).next_back() {
                     put_grey(&result, x);
                 }
-                let t = steps.get(first + frames).map_or(0, |step| step.t + 1);
+                let newest = (first + frames).saturating_sub(1);
+                let t = steps.get(newest).map_or(0, |step| step.t + 1);
                 describe(&result, &format!("t = {t}"));
             }
             Ok(News::Done { x_0, .. }) => break Ok(x_0),
@@ -400,7 +413,7 @@ fn listen(figure: &Shared) {
         shared.change(|state| state.noising_t = t);
     });
     let shared = page.clone();
-    dom::listen(&this.slider, "change", move |_| shared.write_address());
+    dom::listen(&this.slider, "change", move |_| shared.settle(|_| {}));
     dom::listen(&this.subjects, "change", move |event| {
         let chosen = event
             .target()
@@ -437,6 +450,7 @@ fn listen(figure: &Shared) {
     on_pad("pointerdown", |figure, event| {
         let _ = figure.x_0.set_pointer_capture(event.pointer_id());
         let at = place(&figure.x_0, event);
+        figure.by_keys = false;
         figure.stroke = Some(at);
         figure.paint_with(at);
         figure.render();
@@ -463,29 +477,25 @@ fn listen(figure: &Shared) {
         if figure.page.state().subject != Subject::Drawn {
             return;
         }
-        let way = match event.key().as_str() {
-            "ArrowLeft" => [-1.0, 0.0],
-            "ArrowRight" => [1.0, 0.0],
-            "ArrowUp" => [0.0, -1.0],
-            "ArrowDown" => [0.0, 1.0],
-            " " | "Enter" => [0.0, 0.0],
-            _ => return,
-        };
+        let Some(way) = dom::way(&event) else { return };
         event.prevent_default();
         event.stop_propagation();
-        figure.key = [0, 1].map(|i| (figure.key[i] + way[i]).clamp(0.5, 27.5));
+        figure.by_keys = true;
+        figure.key = [0, 1].map(|i| (figure.key[i] + f64::from(way[i])).clamp(0.5, 27.5));
         let key = figure.key;
         // With Shift held, moving draws.
         if way == [0.0, 0.0] || event.shift_key() {
             figure.paint_with(key);
             figure.keep_drawing(false);
         }
-        let text = format!(
-            "Brush at column {:.0}, row {:.0}",
-            key[0] + 0.5,
-            key[1] + 0.5
-        );
-        describe(&figure.x_0, &text);
+        describe(&figure.x_0, &figure.drawing());
+    });
+    let keys = figure.clone();
+    dom::listen(&this.x_0, "blur", move |_| {
+        if let Ok(mut figure) = keys.try_borrow_mut() {
+            figure.by_keys = false;
+            figure.render();
+        }
     });
     // A key that is held paints on; the link has it when it is let go.
     dom::listen(&this.x_0, "keyup", move |_| of_keys.write_address());

@@ -73,7 +73,7 @@ pub fn look<T>(show: impl FnOnce(&Frames, usize) -> T) -> Option<T> {
 
 /// Presses the figure's main button, for other figures that need a run.
 pub fn press_sample() {
-    act(Sampling::sample);
+    act(Sampling::press);
 }
 
 /// Whether a run is going on or being shown.
@@ -101,7 +101,7 @@ pub fn step() {
         Phase::Running => sampling.pause_or_resume(),
         Phase::Paused => sampling.next_step(),
         Phase::Idle | Phase::Over => {
-            sampling.sample();
+            sampling.press();
             sampling.pause_or_resume();
             sampling.next_step();
         }
@@ -127,7 +127,8 @@ fn act_boxed(change: Box<dyn FnOnce(&mut Sampling)>) {
         change(sampling);
         sampling.render();
         let outbox = std::mem::take(&mut sampling.outbox);
-        let seen = (sampling.painted, sampling.player.computed());
+        let player = &sampling.player;
+        let seen = (sampling.painted, player.computed(), player.phase());
         let news = std::mem::replace(&mut sampling.seen, seen) != seen;
         drop(borrowed);
         for (kind, detail) in outbox {
@@ -252,8 +253,8 @@ struct Sampling {
     pace: Pace,
     ticking: bool,
     painted: Option<Painted>,
-    /// What onlookers have been told of: what is painted, and how much there is.
-    seen: (Option<Painted>, usize),
+    /// What onlookers have been told of: what is painted, how much there is, and whether it goes on.
+    seen: (Option<Painted>, usize, Phase),
     painted_at: f64,
     /// Pictures of the strip that are painted, and of which run.
     strip: (u32, Vec<bool>),
@@ -280,7 +281,7 @@ impl Sampling {
             pace: Pace::default(),
             ticking: false,
             painted: None,
-            seen: (None, 0),
+            seen: (None, 0, Phase::Idle),
             painted_at: 0.0,
             strip: (0, Vec::new()),
             asked: None,
@@ -429,6 +430,11 @@ impl Sampling {
 
     // What people do.
 
+    fn press(&mut self) {
+        self.page.heed();
+        self.sample();
+    }
+
     fn sample(&mut self) {
         let busy = matches!(self.player.phase(), Phase::Running | Phase::Paused);
         if !self.page.desk().is_ready() || busy {
@@ -442,7 +448,7 @@ impl Sampling {
         self.player.begin(self.picture.steps as usize);
         self.pace = Pace::default();
         self.page
-            .say_in_vain(&format!("Sampling, seed {}.", self.picture.seed));
+            .say(format!("Sampling, seed {}.", self.picture.seed));
         self.page.write_address();
         let job = Job {
             picture: self.picture.clone(),
@@ -541,6 +547,7 @@ impl Sampling {
     }
 
     fn copy_link(&mut self) {
+        self.page.heed();
         self.page.write_address();
         let link = window().location().href().unwrap_or_default();
         let clipboard = window().navigator().clipboard();
@@ -1083,7 +1090,7 @@ fn listen() {
     // Whether the value is final or still being dragged or typed.
     type Change = fn(&mut Sampling, String, bool);
     let clicks: [(&str, Click); 9] = [
-        ("sample", Sampling::sample),
+        ("sample", Sampling::press),
         ("pause", Sampling::pause_or_resume),
         ("next", Sampling::next_step),
         ("stop", Sampling::stop),
@@ -1105,7 +1112,7 @@ fn listen() {
     dom::listen(&form, "submit", |event| {
         // Enter in the seed's field.
         event.prevent_default();
-        act(Sampling::sample);
+        act(Sampling::press);
     });
 
     let selects: [(&str, Choose); 5] = [

@@ -231,7 +231,9 @@ impl Figure {
             let number = tree.map_or(1, |tree| tree.first) + i as u32;
             let (Some(end), Some(tree)) = (end, tree) else {
                 button.set_disabled(true);
+                set_attribute(button, "aria-pressed", "false");
                 set_attribute(canvas, "class", "idle");
+                describe(canvas, "a branch");
                 continue;
             };
             let finished = end.t == 0;

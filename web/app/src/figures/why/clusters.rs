@@ -339,11 +339,17 @@ impl Clusters {
     /// The real image nearest to a place of the canvas, of those that are shown.
     fn find(&self, place: [f32; 2], reach: f32) -> Option<usize> {
         let pen = Pen::new(&self.plane)?;
+        let (images, points) = self.shown();
+        Some(images[self.frame(&pen).find(&points, place, reach)?])
+    }
+
+    /// The images that are seen, and where.
+    fn shown(&self) -> (Vec<usize>, Vec<[f32; 2]>) {
         let shown = self.shown_classes();
         let visible = |image: &usize| shown[self.map.gallery.labels()[*image].label()];
         let images: Vec<usize> = (0..self.map.points.len()).filter(visible).collect();
-        let points: Vec<[f32; 2]> = images.iter().map(|i| self.map.points[*i]).collect();
-        Some(images[self.frame(&pen).find(&points, place, reach)?])
+        let points = images.iter().map(|i| self.map.points[*i]).collect();
+        (images, points)
     }
 }
 
@@ -385,12 +391,8 @@ fn listen(clusters: &Shared) {
     let shared = clusters.clone();
     dom::listen(&this.plane, "keydown", move |event| {
         let event: KeyboardEvent = event.unchecked_into();
-        let way = match event.key().as_str() {
-            "ArrowLeft" => [-1.0, 0.0],
-            "ArrowRight" => [1.0, 0.0],
-            "ArrowUp" => [0.0, -1.0],
-            "ArrowDown" => [0.0, 1.0],
-            _ => return,
+        let Some(way) = dom::way(&event).filter(|way| *way != [0.0, 0.0]) else {
+            return;
         };
         event.prevent_default();
         event.stop_propagation();
@@ -404,10 +406,10 @@ fn listen(clusters: &Shared) {
                 f32::INFINITY,
             ),
             Some(under) => {
-                let frame = clusters.frame(&pen);
-                frame
-                    .beyond(&clusters.map.points, under, way)
-                    .or(Some(under))
+                let (images, points) = clusters.shown();
+                let from = clusters.map.points[under];
+                let next = clusters.frame(&pen).beyond(&points, from, way);
+                next.map_or(Some(under), |next| images.get(next).copied())
             }
         };
         clusters.point_at(next);
