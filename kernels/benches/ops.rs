@@ -15,7 +15,7 @@ use kernels::{Around, plain};
 const ROUNDS: usize = 30;
 
 fn main() {
-    println!("{:44} {:>9} {:>9} {:>6}", "", "own", "twin", "ratio");
+    println!("{:48} {:>9} {:>9} {:>6}", "", "own", "twin", "ratio");
     for (batch, channels, size, kernel) in [
         (64, 64, 14, 3),
         (64, 64, 7, 3),

@@ -15,8 +15,8 @@
 //! An engine for GPUs alone leaves the feature `cpu` out, and with it everything here that is not one of
 //! these kernels.
 //!
-//! This is the only crate that names backends. The rest of the workspace sees plain functions on
-//! tensors; [`plain`] holds the same functions in Burn's own operations: the specification our own
+//! This is the only crate with code for one backend or another. The rest of the workspace opens a device and
+//! sees plain functions on tensors; [`plain`] holds the same functions in Burn's own operations: the specification our own
 //! are tested against, and what runs where we have nothing better.
 //!
 //! Results and gradients do not depend on the number of threads or their timing.
@@ -341,18 +341,21 @@ pub fn replays(device: &Device) -> bool {
 ///
 /// # Panics
 /// If these are others, or on a device that does not replay: there is no [`Resident`] for it.
-pub fn reverse_step(prediction: Tensor<4>, state: &Resident) {
-    assert_eq!(
-        prediction.dims()[0],
-        state.rows.dims()[0],
-        "reverse_step: one prediction for each row"
+///
+/// # Safety
+/// Nobody else may be reading or writing what `state` shows.
+pub unsafe fn reverse_step(prediction: Tensor<4>, state: &Resident) {
+    assert!(
+        state.fits(prediction.dims()),
+        "reverse_step: one prediction for each row of a state in step with itself"
     );
     #[cfg(feature = "cubecl")]
     if cube::runs_on(&prediction.device(), prediction.dtype()) {
         return cube::reverse_step(prediction, state);
     }
     #[cfg(feature = "cpu")]
-    return cpu::reverse_step(prediction, state);
+    // SAFETY: the caller's promise.
+    return unsafe { cpu::reverse_step(prediction, state) };
     #[cfg(not(feature = "cpu"))]
     not_made_for((prediction, state))
 }
@@ -361,14 +364,18 @@ pub fn reverse_step(prediction: Tensor<4>, state: &Resident) {
 ///
 /// # Panics
 /// If the shapes differ, or on a device that does not replay.
-pub fn assign<const D: usize>(target: &Tensor<D>, source: Tensor<D>) {
+///
+/// # Safety
+/// Nobody else may be reading or writing this memory.
+pub unsafe fn assign<const D: usize>(target: &Tensor<D>, source: Tensor<D>) {
     assert_eq!(target.dims(), source.dims(), "assign: other shapes");
     #[cfg(feature = "cubecl")]
     if cube::runs_on(&target.device(), target.dtype()) {
         return cube::assign(target, source);
     }
     #[cfg(feature = "cpu")]
-    return cpu::assign(target, source);
+    // SAFETY: the caller's promise.
+    return unsafe { cpu::assign(target, source) };
     #[cfg(not(feature = "cpu"))]
     not_made_for((target, source))
 }
@@ -377,20 +384,23 @@ pub fn assign<const D: usize>(target: &Tensor<D>, source: Tensor<D>) {
 ///
 /// # Panics
 /// As it does.
-pub fn assign_integers(target: &Tensor<1, Int>, source: Tensor<1, Int>) {
+///
+/// # Safety
+/// As there.
+pub unsafe fn assign_integers(target: &Tensor<1, Int>, source: Tensor<1, Int>) {
     assert_eq!(target.dims(), source.dims(), "assign: other shapes");
     #[cfg(feature = "cubecl")]
     if cube::runs_on(&target.device(), DType::F32) {
         return cube::assign_integers(target, source);
     }
     #[cfg(feature = "cpu")]
-    return cpu::assign_integers(target, source);
+    // SAFETY: the caller's promise.
+    return unsafe { cpu::assign_integers(target, source) };
     #[cfg(not(feature = "cpu"))]
     not_made_for((target, source))
 }
 
-/// Some entries of the first dimension of a [`Resident`]'s tensor, for reading: the same memory,
-/// without a launch.
+/// Some entries of the first dimension of a [`Resident`]'s tensor: the same memory, without a launch.
 ///
 /// # Panics
 /// If there are not so many, or on a device that does not replay.
@@ -403,6 +413,20 @@ pub fn rows<const D: usize>(x: &Tensor<D>, first: usize, count: usize) -> Tensor
     return cpu::rows(x, first, count);
     #[cfg(not(feature = "cpu"))]
     not_made_for((x, first, count))
+}
+
+/// [`rows`] for whoever keeps them. On a GPU it is the same memory, which is read as it is when its turn comes in
+/// the queue; on the CPU, where nothing waits for its turn, a copy.
+///
+/// # Panics
+/// As it does.
+pub fn shown<const D: usize>(x: &Tensor<D>, first: usize, count: usize) -> Tensor<D> {
+    let rows = rows(x, first, count);
+    #[cfg(feature = "cpu")]
+    if cpu::computes_on(&x.device(), x.dtype()) {
+        return cpu::copied(rows);
+    }
+    rows
 }
 
 /// The complaint of a device that does not replay.
@@ -430,9 +454,9 @@ impl std::fmt::Debug for Recording {
 }
 
 impl Recording {
-    /// Runs `work` [`IN_EARNEST`] times in earnest, so that all it needs is compiled and allocated, and
-    /// then only on paper: so many `times`, which a replay repeats. On the CPU only the operations of this
-    /// crate are noticed.
+    /// Runs `work` [`IN_EARNEST`] times in earnest, so that all it needs is compiled and allocated. On a GPU it
+    /// is then run on paper, so many `times`, which a replay repeats. On the CPU the last time in earnest is
+    /// what is recorded, of the operations of this crate, and a replay repeats that so many times.
     ///
     /// # Errors
     /// The device's complaint. It may then refuse other recordings.

@@ -11,7 +11,7 @@ pub const COEFFICIENTS: usize = 9;
 /// and writing it, whichever picture is computed.
 ///
 /// Unlike other tensors these are overwritten in place, by [`assign`](crate::assign) and by
-/// [`reverse_step`](crate::reverse_step); nobody else should hold on to them.
+/// [`reverse_step`](crate::reverse_step). What is handed on to others is [`shown`](crate::shown).
 #[derive(Debug)]
 pub struct Resident {
     /// x_t, `[images, 1, height, width]`.
@@ -83,6 +83,24 @@ impl Resident {
             noise: zeros([noise_rows, images, size, size], device),
             log: zeros([log_rows, 2 * images, size, size], device),
         })
+    }
+
+    /// Whether a prediction of this shape is one for each row, and all lengths are those of one walk.
+    pub(crate) fn fits(&self, prediction: [usize; 4]) -> bool {
+        let [images, _, height, width] = self.x.dims();
+        let [rows] = self.rows.dims();
+        let [steps, columns] = self.coefficients.dims();
+        let tables = [self.noise.dims(), self.log.dims()];
+        rows.is_multiple_of(images)
+            && (1..=2).contains(&(rows / images))
+            && prediction == [rows, 1, height, width]
+            && self.x.dims() == [images, 1, height, width]
+            && self.previous.dims() == self.x.dims()
+            && columns == COEFFICIENTS
+            && self.shifts.dims()[0] == rows / images * steps
+            && tables.iter().all(|[rows, ..]| *rows > 0)
+            && tables.map(|[_, images, ..]| images) == [images, 2 * images]
+            && tables.iter().all(|[.., h, w]| [*h, *w] == [height, width])
     }
 }
 

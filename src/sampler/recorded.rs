@@ -93,7 +93,7 @@ impl RecordedProcess {
         if let Ok(state) = Resident::new(shape, &unet.device()) {
             let unet = unet.resident();
             let row = kernels::rows(&state.shifts, 0, 1);
-            kernels::assign(&row, unet.shifts(&[0], &[None]));
+            assign(&row, unet.shifts(&[0], &[None]));
             launch(&unet, &state);
         }
     }
@@ -104,7 +104,7 @@ impl RecordedProcess {
     ///
     /// # Panics
     /// If `denoiser` is guided and the recording is not, or the other way round, if there are not as
-    /// many streams as images, or if the plan has more steps than T.
+    /// many streams as images, or if the plan has more steps than the tables have room for: T at least.
     pub fn start(
         &mut self,
         denoiser: &Denoiser,
@@ -145,15 +145,17 @@ impl RecordedProcess {
                 .copy_from_slice(&row.map(|value| value as f32));
         }
         let coefficients = TensorData::new(coefficients, [steps, COEFFICIENTS]);
-        kernels::assign(&state.coefficients, Tensor::from_data(coefficients, device));
+        assign(&state.coefficients, Tensor::from_data(coefficients, device));
         let halves = 1 + usize::from(guided);
         let rows: Vec<i32> = (0..halves)
             .flat_map(|half| vec![(half * steps) as i32; images])
             .collect();
         let rows = TensorData::new(rows, [halves * images]);
-        kernels::assign_integers(&state.rows, Tensor::<1, Int>::from_data(rows, device));
-        kernels::assign(&state.previous, x_t.zeros_like());
-        kernels::assign(&state.x, x_t);
+        let rows = Tensor::<1, Int>::from_data(rows, device);
+        // SAFETY: as in `assign`.
+        unsafe { kernels::assign_integers(&state.rows, rows) };
+        assign(&state.previous, x_t.zeros_like());
+        assign(&state.x, x_t);
         self.denoiser = Some(denoiser.clone());
         (self.plan, self.seed, self.streams, self.taken) = (plan, seed, streams, 0);
     }
@@ -217,7 +219,8 @@ impl RecordedProcess {
             Some(Some(stride)) if fits => (stride, STRIDE),
             _ => (&self.recording, 1),
         };
-        // SAFETY: the state and the weights live as long as the recordings, and nobody else has them.
+        // SAFETY: the state and the weights live as long as the recordings. The weights are read by all; of the
+        // state, others see what is `shown`.
         unsafe { recording.replay() }?;
         self.taken += steps;
         Ok(steps)
@@ -233,7 +236,7 @@ impl RecordedProcess {
         for half in 0..1 + usize::from(self.shape.guided) {
             let first = half * self.shape.steps + steps.start;
             let target = kernels::rows(&self.state.shifts, first, t.len());
-            kernels::assign(&target, denoiser.rows(&t, half == 0));
+            assign(&target, denoiser.rows(&t, half == 0));
         }
     }
 
@@ -255,7 +258,7 @@ impl RecordedProcess {
         let shape = [count, images, IMAGE_SIZE, IMAGE_SIZE];
         let noise = Tensor::from_data(TensorData::new(values, shape), &self.unet.device());
         let target = kernels::rows(&self.state.noise, rows.start, count);
-        kernels::assign(&target, noise);
+        assign(&target, noise);
     }
 
     /// How many of the last steps' frames are still there, at most; and a range of frames across a
@@ -265,17 +268,18 @@ impl RecordedProcess {
     }
 
     /// Frames of steps that have been taken, by their index in the plan: x_t of all images, then
-    /// their predicted noise, `[count, 2 images, 28, 28]`.
+    /// their predicted noise, `[count, 2 images, 28, 28]`. To be read before later steps come to stand in
+    /// their place.
     ///
     /// # Panics
     /// If these are not in one piece; see [`Self::frames_kept`].
     pub fn frames(&self, first: usize, count: usize) -> Tensor<4> {
-        kernels::rows(&self.state.log, first % self.shape.log_rows, count)
+        kernels::shown(&self.state.log, first % self.shape.log_rows, count)
     }
 
-    /// The state now: x_T at first, the finished images x_0 in the end.
+    /// The state now: x_T at first, the finished images x_0 in the end. To be read before the next step.
     pub fn x(&self) -> Tensor<4> {
-        kernels::rows(&self.state.x, 0, self.shape.images)
+        kernels::shown(&self.state.x, 0, self.shape.images)
     }
 }
 
@@ -297,7 +301,15 @@ fn shape(unet: &UNet, timesteps: usize, images: usize, guided: bool) -> Resident
 fn launch(unet: &UNet, state: &Resident) {
     let (x, table) = (state.x.clone(), state.shifts.clone());
     let prediction = unet.forward_rows(x, table, Some(state.rows.clone()));
-    kernels::reverse_step(prediction, state);
+    // SAFETY: as in `assign`.
+    unsafe { kernels::reverse_step(prediction, state) };
+}
+
+/// Overwrites a table of a walk.
+fn assign<const D: usize>(target: &Tensor<D>, source: Tensor<D>) {
+    // SAFETY: the memory is the walk's, which is being changed and so in use by nobody else; what others see of
+    // it is `shown`.
+    unsafe { kernels::assign(target, source) }
 }
 
 /// So many rows, or somewhat fewer, so that strides end where they do.

@@ -73,6 +73,17 @@ struct Comparisons<Report> {
 /// The same tensor on the device and on the CPU.
 type Pair<const D: usize> = [Tensor<D>; 2];
 
+/// Which line of the table of shifts an image takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Line {
+    /// The one that a number names.
+    Named,
+    /// Its own.
+    Own,
+    /// The only one.
+    Only,
+}
+
 /// A convolution and what surrounds it.
 struct Convolution {
     images: usize,
@@ -81,7 +92,7 @@ struct Convolution {
     size: usize,
     kernel: usize,
     around: fn(&mut Around),
-    shifts: bool,
+    shifts: Option<Line>,
     residual: bool,
     shortcut: Option<[usize; 2]>,
 }
@@ -92,7 +103,7 @@ const PLAIN: Convolution = Convolution {
     size: 14,
     kernel: 3,
     around: |_| (),
-    shifts: false,
+    shifts: None,
     residual: false,
     shortcut: None,
 };
@@ -137,7 +148,7 @@ impl<Report: FnMut(&str, &str, f32)> Comparisons<Report> {
                 Convolution {
                     images: 2,
                     size,
-                    shifts: true,
+                    shifts: Some(Line::Named),
                     residual: true,
                     ..PLAIN
                 },
@@ -183,7 +194,7 @@ impl<Report: FnMut(&str, &str, f32)> Comparisons<Report> {
                     channels: [4, 32],
                     size,
                     around: |a| (a.fold, a.repeat) = (2, 2),
-                    shifts: true,
+                    shifts: Some(Line::Named),
                     ..PLAIN
                 },
                 Convolution {
@@ -194,6 +205,13 @@ impl<Report: FnMut(&str, &str, f32)> Comparisons<Report> {
                     ..PLAIN
                 },
             ]);
+        }
+        for line in [Line::Own, Line::Only] {
+            cases.push(Convolution {
+                images: 3,
+                shifts: Some(line),
+                ..PLAIN
+            });
         }
         cases.extend([
             Convolution {
@@ -236,12 +254,18 @@ impl<Report: FnMut(&str, &str, f32)> Comparisons<Report> {
         let [weight, twin_weight] = resident(weight.await?, stride);
         let [bias, twin_bias] = self.pair([channels_out]).await?;
         let mut arounds = [around.clone(), around];
-        if case.shifts {
+        if let Some(line) = case.shifts {
             let rows: Vec<i32> = (0..batch as i32).map(|i| (3 * i + 1) % 5).collect();
-            let table = self.pair([5, 2 * channels_out + 3]).await?;
+            let lines = match line {
+                Line::Named => 5,
+                Line::Own => batch,
+                Line::Only => 1,
+            };
+            let named = line == Line::Named;
+            let table = self.pair([lines, 2 * channels_out + 3]).await?;
             for (around, table) in arounds.iter_mut().zip(table) {
                 around.shifts = Some(Shifts {
-                    rows: Some(integers(&rows, &table.device())),
+                    rows: named.then(|| integers(&rows, &table.device())),
                     table,
                     first: 2,
                 });
@@ -372,14 +396,18 @@ impl<Report: FnMut(&str, &str, f32)> Comparisons<Report> {
             };
             let state = Resident::new(shape, &self.device)?;
             let recording = Recording::of(&self.device, 1, || {
-                kernels::reverse_step(prediction.clone(), &state);
+                // SAFETY: nobody else has the state.
+                unsafe { kernels::reverse_step(prediction.clone(), &state) };
             })?;
             // Recording has taken steps in earnest.
-            kernels::assign(&state.coefficients, coefficients);
-            kernels::assign(&state.noise, noise);
-            kernels::assign(&state.x, x);
-            kernels::assign(&state.previous, previous);
-            kernels::assign_integers(&state.rows, integers(&rows(0), &self.device));
+            // SAFETY: as above.
+            unsafe {
+                kernels::assign(&state.coefficients, coefficients);
+                kernels::assign(&state.noise, noise);
+                kernels::assign(&state.x, x);
+                kernels::assign(&state.previous, previous);
+                kernels::assign_integers(&state.rows, integers(&rows(0), &self.device));
+            }
             let mut twin = Resident {
                 x: twin_x,
                 previous: twin_previous,
@@ -417,21 +445,19 @@ impl<Report: FnMut(&str, &str, f32)> Comparisons<Report> {
                 return Err(format!("reverse_step counts {counted:?}"));
             }
             // An estimate that is no number is not clipped to one.
-            let table = twin.coefficients.into_data_async().await;
-            let table = table.map_err(|error| error.to_string())?;
-            let mut table = table.try_to_vec::<f32>().unwrap_or_default();
+            let mut table = values(twin.coefficients).await?;
             table
                 .iter_mut()
                 .step_by(COEFFICIENTS)
                 .for_each(|a| *a = f32::NAN);
             let table = TensorData::new(table, [STEPS, COEFFICIENTS]);
-            kernels::assign(&state.coefficients, Tensor::from_data(table, &self.device));
-            kernels::assign_integers(&state.rows, integers(&rows(0), &self.device));
             // SAFETY: as above.
-            unsafe { self.replay(&recording) }?;
-            let next = state.x.clone().into_data_async().await;
-            let next = next.map_err(|error| error.to_string())?;
-            let next = next.try_to_vec::<f32>().unwrap_or_default();
+            unsafe {
+                kernels::assign(&state.coefficients, Tensor::from_data(table, &self.device));
+                kernels::assign_integers(&state.rows, integers(&rows(0), &self.device));
+                self.replay(&recording)?;
+            }
+            let next = values(state.x.clone()).await?;
             if !next.iter().all(|value| value.is_nan()) {
                 return Err(
                     "reverse_step makes a garment of an estimate that is no number".to_owned(),
@@ -454,9 +480,12 @@ impl<Report: FnMut(&str, &str, f32)> Comparisons<Report> {
         let mut made = None;
         let recording = Recording::of(&self.device, 1, || made = Some(work()))?;
         let made = made.ok_or("nothing was recorded")?;
-        kernels::assign(&made, made.zeros_like());
         // SAFETY: `work` still holds what is read, and nobody is reading the result.
-        unsafe { self.replay(&recording) }.map_err(|error| format!("{kernel}: {error}"))?;
+        let replayed = unsafe {
+            kernels::assign(&made, made.zeros_like());
+            self.replay(&recording)
+        };
+        replayed.map_err(|error| format!("{kernel}: {error}"))?;
         Ok(made)
     }
 
@@ -521,8 +550,8 @@ impl Convolution {
                 add(format!("{what} {times}"));
             }
         }
-        if self.shifts {
-            add("shifts".to_owned());
+        if let Some(line) = self.shifts {
+            add(format!("shifts, a line {line:?}"));
         }
         if self.residual {
             add("residual".to_owned());

@@ -59,8 +59,14 @@ pub(crate) fn conv2d_around(
             && bias.as_ref().is_none_or(|bias| bias.dims() == [channels])
             && residual
                 .as_ref()
-                .is_none_or(|residual| residual.dims() == made),
-        "conv2d: bias, residual and what is unfolded must fit {made:?}"
+                .is_none_or(|residual| residual.dims() == made)
+            && shifts.as_ref().is_none_or(|shifts| {
+                let [lines, columns] = shifts.table.dims();
+                let rows = shifts.rows.as_ref().map(|rows| rows.dims()[0]);
+                shifts.first + channels <= columns
+                    && rows.map_or(lines == 1 || lines == images, |rows| rows == images)
+            }),
+        "conv2d: bias, shifts, residual and what is unfolded must fit {made:?}"
     );
     let shortcut = shortcut.map(|shortcut| {
         let x = super::concat(shortcut.x, shortcut.concat);

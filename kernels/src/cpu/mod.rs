@@ -3,7 +3,7 @@
 
 use burn::{
     backend::{Backend, Dispatch, DispatchDevice, Flex, backend_extension, tensor::FloatTensor},
-    tensor::{DType, Device, Int, Tensor},
+    tensor::{DType, Device, Int, Tensor, TensorData},
 };
 
 mod around;
@@ -168,20 +168,33 @@ for_each_instruction_set! {
 }
 
 /// See [`crate::assign`].
-pub(crate) fn assign<const D: usize>(target: &Tensor<D>, source: Tensor<D>) {
-    // SAFETY: it is a `Resident`'s, which nobody else is using.
+///
+/// # Safety
+/// As there.
+pub(crate) unsafe fn assign<const D: usize>(target: &Tensor<D>, source: Tensor<D>) {
+    // SAFETY: the caller's promise.
     unsafe { Target::floats(target).overwrite(&Source::floats(source)) };
 }
 
 /// See [`crate::assign_integers`].
-pub(crate) fn assign_integers(target: &Tensor<1, Int>, source: Tensor<1, Int>) {
-    // SAFETY: as above.
+///
+/// # Safety
+/// As there.
+pub(crate) unsafe fn assign_integers(target: &Tensor<1, Int>, source: Tensor<1, Int>) {
+    // SAFETY: the caller's promise.
     unsafe { Target::integers(target).overwrite(&Source::integers(source)) };
 }
 
 /// See [`crate::rows`].
 pub(crate) fn rows<const D: usize>(x: &Tensor<D>, first: usize, count: usize) -> Tensor<D> {
     x.clone().narrow(0, first, count)
+}
+
+/// The same numbers in memory of their own.
+pub(crate) fn copied<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    let (device, shape) = (x.device(), x.dims());
+    let numbers: Vec<f32> = x.into_data().iter::<f32>().collect();
+    Tensor::from_data(TensorData::new(numbers, shape), &device)
 }
 
 /// Our own operations, as extensions of Burn's backends. Burn writes the routing from [`Dispatch`].

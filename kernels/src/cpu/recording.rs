@@ -62,8 +62,16 @@ pub(crate) struct Graph {
 impl Graph {
     /// Does the work [`IN_EARNEST`] times, the last time with a tape.
     pub(crate) fn capture(times: usize, mut work: impl FnMut()) -> Self {
+        /// Nothing is recorded any more, even where the work has panicked.
+        struct End;
+        impl Drop for End {
+            fn drop(&mut self) {
+                TAPE.set(None);
+            }
+        }
         (1..IN_EARNEST).for_each(|_| work());
         TAPE.set(Some(Tape::default()));
+        let _end = End;
         work();
         let tape = TAPE.take().unwrap_or_default();
         Self { tape, times }

@@ -11,23 +11,21 @@ use crate::{
 };
 
 /// See [`crate::reverse_step`].
-pub(crate) fn reverse_step(prediction: Tensor<4>, state: &Resident) {
+///
+/// # Safety
+/// As there.
+pub(crate) unsafe fn reverse_step(prediction: Tensor<4>, state: &Resident) {
     let [images, _, height, width] = state.x.dims();
     let pixels = height * width;
-    let [table_rows, columns] = state.coefficients.dims();
+    let [table_rows, _] = state.coefficients.dims();
     let ([noise_rows, ..], [log_rows, ..]) = (state.noise.dims(), state.log.dims());
-    assert_eq!(
-        columns, COEFFICIENTS,
-        "reverse_step: coefficients of a step"
-    );
     let prediction = Source::floats(prediction);
     let coefficients = Source::floats(state.coefficients.clone());
     let noise = Source::floats(state.noise.clone());
     let (x, previous) = (Target::floats(&state.x), Target::floats(&state.previous));
     let (rows, log) = (Target::integers(&state.rows), Target::floats(&state.log));
     perform(move || {
-        // SAFETY: nobody but this operation uses a walk's state while a step is being taken, and a
-        // `Resident` is made of such memory.
+        // SAFETY: the caller's promise, and that of a replay; a `Resident` is made of such memory.
         let (x, previous, rows, log) =
             unsafe { (x.values(), previous.values(), rows.values(), log.values()) };
         let (labelled, free) = prediction.values().split_at(images * pixels);

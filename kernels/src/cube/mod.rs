@@ -398,7 +398,7 @@ pub(crate) fn reverse_step(prediction: Tensor<4>, state: &Resident) {
         noise_rows,
         log_rows,
     };
-    // SAFETY: `Resident` keeps its shapes in step with each other.
+    // SAFETY: all lengths have been looked at (`Resident::fits`).
     unsafe {
         reverse_step::reverse_step::launch_unchecked(
             &client,
