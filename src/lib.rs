@@ -10,13 +10,14 @@
 //! | the network | [`UNet`] in `unet.rs` |
 //! | averaged weights | [`Ema`] in `ema.rs` |
 //! | what a seed means | `noise.rs` |
+//! | the ten classes, and none | [`Garment`] in `garment.rs` |
 //! | a drop of ink: the score in closed form | [`Mixture`] in `mixture.rs` |
 //! | real garments, their map, and the nearest of them | [`Gallery`] in `gallery.rs` |
 //! | the file the page loads | `weights.rs` |
 //! | the list of those that ship | `index.rs` |
 //!
-//! Two programs stand on this crate: the trainer and the page. Neither defines a network, a
-//! schedule or a random number of its own, so that the same seed is the same garment in both. The
+//! Two programs stand on this crate: the trainer and the page. Neither defines a denoiser, a schedule or a
+//! picture's random numbers of its own, so that the same seed is the same garment in both. The
 //! crate knows no backend by name, no browser and no command line.
 //!
 //! The feature `network`, on by default, is all that holds tensors. Without it the process remains:

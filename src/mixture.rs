@@ -27,8 +27,12 @@ impl Mixture {
     }
 
     /// Natural logarithm of the density of x_t where `alpha_cumprod` is alpha_bar_t: a mixture of
-    /// N(sqrt(alpha_bar) centre, alpha_bar deviation^2 + 1 - alpha_bar).
+    /// N(sqrt(alpha_bar) centre, alpha_bar deviation^2 + 1 - alpha_bar). Minus infinity where there is no
+    /// cluster.
     pub fn log_density(&self, x: [f64; 2], alpha_cumprod: f64) -> f64 {
+        if self.centres.is_empty() {
+            return f64::NEG_INFINITY;
+        }
         let variance = self.variance(alpha_cumprod);
         let logits = self.logits(x, alpha_cumprod);
         let most = logits.iter().copied().fold(f64::MIN, f64::max);
@@ -254,6 +258,7 @@ mod tests {
         };
         assert_eq!(none.sample(3, [1.0, 0.0]), [0.1, 0.0]);
         assert_eq!(none.score([1.0, 1.0], 0.5), [0.0, 0.0]);
+        assert_eq!(none.log_density([1.0, 1.0], 0.5), f64::NEG_INFINITY);
         assert_eq!(none.within([[0.0, 0.0]]), 0);
     }
 }

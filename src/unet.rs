@@ -203,7 +203,7 @@ impl fmt::Display for Part {
 pub struct ConfigError(String);
 
 impl UNetConfig {
-    /// Whether a network can be built, in a size that a browser could hold.
+    /// Whether a network can be built, in a size that is not absurd.
     ///
     /// # Errors
     /// [`ConfigError`] names the first number that does not fit.

@@ -165,6 +165,11 @@ pub enum WeightsError {
         /// The container's own complaint.
         reason: String,
     },
+    /// A container whose tensors cannot be had, or made into one.
+    #[error(
+        "expected tensors to read or to pack, found some that fail ({0}); fetch the file again, or export it again"
+    )]
+    Tensors(String),
     /// A burnpack file that is not ours.
     #[error(
         "expected a weights file of Fashion DDPM, found a burnpack file without `{0}`; use one made by `trainer export`"
@@ -201,27 +206,33 @@ pub enum WeightsError {
         "expected the tensors of the network that the metadata describe, found others ({0}); export the weights again"
     )]
     Architecture(String),
+    /// A network that is past saying anything.
+    #[error(
+        "expected a network that answers with numbers, found one that does not: its training diverged; use an earlier state, and a smaller step size"
+    )]
+    Diverged,
 }
 
 /// Makes the file: the network's weights rounded to half precision, and the metadata.
 ///
 /// # Errors
-/// [`WeightsError`] where the weights do not fit `metadata.config`, or the container fails.
+/// [`WeightsError`] where the weights do not fit `metadata.config`, the rounded network answers with something
+/// else than numbers, or the container fails.
 pub fn encode(unet: &UNet, metadata: &Metadata, device: &Device) -> Result<Vec<u8>, WeightsError> {
-    let container = |error: &dyn std::fmt::Display| WeightsError::Container {
-        bytes: 0,
-        reason: error.to_string(),
-    };
     let record = unet.clone().into_record();
-    let full = record.into_bytes().map_err(|error| container(&error))?;
-    let reader = Reader::from_bytes(full).map_err(|error| container(&error))?;
-    let mut tensors = reader.into_tensors().map_err(|error| container(&error))?;
+    let full = record.into_bytes().map_err(unreadable)?;
+    let reader = Reader::from_bytes(full).map_err(unreadable)?;
+    let mut tensors = reader.into_tensors().map_err(unreadable)?;
     for tensor in &mut tensors {
         *tensor = converted(tensor.clone(), DType::F16)?;
     }
     // The answer belongs to the rounded weights, not to those in memory.
     let rounded = load(&metadata.config, tensors.clone(), device)?;
     let answer = probe(&rounded, metadata.timesteps).into_data_as::<f32>();
+    let numbers = answer.iter::<f32>().all(f32::is_finite);
+    if !numbers {
+        return Err(WeightsError::Diverged);
+    }
     let (bytes, shape, dtype) = answer.into_parts();
     tensors.push(burn_pack::Tensor::new(
         PROBE.to_owned(),
@@ -238,7 +249,7 @@ pub fn encode(unet: &UNet, metadata: &Metadata, device: &Device) -> Result<Vec<u
         .with_metadata("metadata", &json)
         .with_metadata("sha256", &sha256)
         .into_bytes()
-        .map_err(|error| container(&error))?;
+        .map_err(unreadable)?;
     Ok(bytes.to_vec())
 }
 
@@ -388,11 +399,8 @@ fn data(tensor: burn_pack::Tensor) -> Result<TensorData, WeightsError> {
         .map_err(|error| WeightsError::Architecture(error.to_string()))
 }
 
-fn unreadable(error: burn_pack::Error) -> WeightsError {
-    WeightsError::Container {
-        bytes: 0,
-        reason: error.to_string(),
-    }
+fn unreadable(error: impl std::fmt::Display) -> WeightsError {
+    WeightsError::Tensors(error.to_string())
 }
 
 /// `web/weights/index.json`, with all that `trainer evaluate` found.
@@ -408,6 +416,7 @@ pub type Evaluations = serde_json::Map<String, serde_json::Value>;
 mod tests {
     use super::*;
     use crate::PredictNoise;
+    use burn::module::{ModuleMapper, Param};
 
     fn metadata() -> Metadata {
         Metadata {
@@ -428,10 +437,18 @@ mod tests {
         }
     }
 
+    /// A file of a network that answers something; a fresh one answers zero.
     fn encoded() -> Vec<u8> {
+        struct Shift;
+        impl ModuleMapper for Shift {
+            fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+                param.map(|weight| weight + 0.05)
+            }
+        }
         let device = kernels::cpu();
         let metadata = metadata();
-        encode(&metadata.config.init(&device), &metadata, &device).unwrap()
+        let unet = metadata.config.init(&device).map(&mut Shift);
+        encode(&unet, &metadata, &device).unwrap()
     }
 
     #[test]
@@ -445,6 +462,12 @@ mod tests {
             (metadata(), weights.sha256.clone())
         );
         assert_eq!(weights.expected_probe.len(), 784);
+        assert!(
+            weights
+                .expected_probe
+                .iter()
+                .any(|answer| answer.abs() > 0.01)
+        );
         // Half precision is kept exactly: a second round trip changes no bit.
         assert_eq!(encode(&weights.unet, &metadata(), &device).unwrap(), bytes);
         let answer = weights.probe().into_data_as::<f32>();

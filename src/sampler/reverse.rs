@@ -17,6 +17,9 @@ impl Step {
 
     /// The next state. Shapes `[batch, 1, 28, 28]`; `previous` is the step before's
     /// `pred_x_start`, `z` is standard normal; either may be missing where its weight is 0.
+    ///
+    /// # Panics
+    /// If one is missing elsewhere.
     pub fn apply(
         &self,
         x_t: Tensor<4>,
@@ -24,6 +27,8 @@ impl Step {
         previous: Option<Tensor<4>>,
         z: Option<Tensor<4>>,
     ) -> Tensor<4> {
+        assert!(previous.is_some() || self.previous_pred_x_start == 0.0);
+        assert!(z.is_some() || self.noise == 0.0);
         let (x_t_weight, pred_x_start_weight) = self.folded();
         let mut next = x_t * x_t_weight + pred_x_start * pred_x_start_weight;
         if let Some(previous) = previous
