@@ -55,9 +55,7 @@ impl Failure {
             format!("This picture cannot be computed: {error}."),
         )
     }
-}
 
-impl Failure {
     /// The GPU refused, or is no more.
     pub(crate) fn device(error: impl std::fmt::Display) -> Self {
         Self {

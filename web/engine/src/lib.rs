@@ -1,7 +1,7 @@
 //! The web worker that runs the reverse process, so that the page scrolls and answers at all times.
 //!
 //! Two binaries share this library: `engine-webgpu`, and `engine-cpu` for browsers that have no
-//! WebGPU, an order of magnitude smaller. Both read the same weights file, take the same steps with
+//! WebGPU, a sixth of the size. Both read the same weights file, take the same steps with
 //! the same noise and give the same picture within float rounding.
 //!
 //! | what | where |

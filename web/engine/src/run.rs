@@ -64,7 +64,8 @@ impl Engine {
             .map_err(Failure::picture)?;
         let (streams, x_t) = match start {
             None => {
-                let images = first..first.saturating_add(count);
+                let beyond = || Failure::picture("there is no image of such a number");
+                let images = first..first.checked_add(count).ok_or_else(beyond)?;
                 (
                     images.clone().map(|image| (image, 0)).collect(),
                     gaussian_batch(picture.seed, images, 0, timesteps, device),
@@ -77,6 +78,10 @@ impl Engine {
                     return Err(Failure::picture(reason));
                 }
                 plan = remaining(&plan, t as usize);
+                if plan.is_empty() {
+                    let reason = format!("from t = {t} on there is no step to take");
+                    return Err(Failure::picture(reason));
+                }
                 let streams = branches.into_iter().map(|branch| (0, branch)).collect();
                 (streams, state(count, t, x_t, timesteps, device)?)
             }

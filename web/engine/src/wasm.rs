@@ -9,8 +9,8 @@ use std::{
     task::Poll,
 };
 
-use js_sys::{Array, Float32Array, Function, Promise, Reflect, Uint8Array};
-use protocol::{EngineKind, ErrorCode, Event, Request};
+use js_sys::{Array, Float32Array, Function, Promise, Uint8Array};
+use protocol::{EngineKind, ErrorCode, Event, Request, adapter::get};
 use serde::Serialize;
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::{JsFuture, spawn_local};
@@ -290,11 +290,6 @@ pub(crate) async fn read(
         chunk.copy_to(&mut file[start..]);
         progress(file.len());
     }
-}
-
-/// A property, or undefined where there is none to be had.
-fn get(object: &JsValue, key: &str) -> JsValue {
-    Reflect::get(object, &key.into()).unwrap_or(JsValue::UNDEFINED)
 }
 
 /// What an exception says.

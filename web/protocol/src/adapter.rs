@@ -61,6 +61,6 @@ pub async fn find() -> Option<Adapter> {
 }
 
 /// A property, or undefined where there is none to be had.
-fn get(object: &JsValue, key: &str) -> JsValue {
+pub fn get(object: &JsValue, key: &str) -> JsValue {
     Reflect::get(object, &key.into()).unwrap_or(JsValue::UNDEFINED)
 }

@@ -72,7 +72,7 @@ pub struct Start {
     rename_all_fields = "camelCase"
 )]
 pub enum Request {
-    /// Fetch, check and load these weights, then self-check (WebGPU). Answered by
+    /// Fetch, check and load these weights, then self-check. Answered by
     /// [`Event::Ready`]. May come again, for another epoch.
     Load {
         /// Absolute URL of a weights file.
@@ -111,7 +111,7 @@ pub enum Request {
         /// Of which run.
         run: u32,
     },
-    /// Forget the run. Answered by [`Event::Stopped`].
+    /// Forget the run. Answered by [`Event::Stopped`], unless another run is under way.
     Stop {
         /// Which run.
         run: u32,
@@ -149,7 +149,7 @@ pub enum Event {
     },
     /// Downloads are over; this is being done now, a sentence for the status line.
     Busy {
-        /// For example `Compiling the network's kernels`.
+        /// For example `Compiling the network for this GPU`.
         message: String,
     },
     /// Weights are loaded and checked: runs may start.
@@ -171,7 +171,7 @@ pub enum Event {
         steps: Vec<StepInfo>,
     },
     /// Frames in order, beginning with `first`; with two buffers, x_t and the predicted noise, both
-    /// f32, `[timesteps.len(), count, 784]`. x_t is the state before the step.
+    /// f32, `[count, images, 784]`. x_t is the state before the step.
     Frames {
         /// Of which run.
         run: u32,
