@@ -14,7 +14,7 @@ use std::{
 use burn::tensor::Tensor;
 use fashion_ddpm::{
     Gallery, Garment, Sampler,
-    gallery::{self, BranchPoint, Branches, GalleryError, Index, to_network},
+    gallery::{self, BranchPoint, Branches, Index, to_network},
     noise::PIXELS,
     sampler::{PlanError, remaining},
 };
@@ -23,7 +23,7 @@ use flate2::read::GzDecoder;
 use crate::{
     device::{self, DeviceChoice, DeviceError},
     files::{self, FileError},
-    page_data,
+    page_data::{self, PageDataError},
     progress::Progress,
     sample::{SampleError, Source, finished},
     walk::{Walk, Walker},
@@ -73,6 +73,9 @@ pub enum BranchesError {
         /// What is wrong with it.
         reason: String,
     },
+    /// An index that is another one's.
+    #[error(transparent)]
+    Index(#[from] PageDataError),
     /// No weights.
     #[error(transparent)]
     Sample(#[from] SampleError),
@@ -196,21 +199,16 @@ fn by_chance(counts: &[u32]) -> f64 {
 
 /// The page's map and the index of its data.
 fn read_map(folder: &Path) -> Result<(Gallery, Index), BranchesError> {
-    let unusable = |path: &Path, reason: String| BranchesError::Map {
-        path: path.to_owned(),
-        reason,
-    };
-    let path = folder.join(page_data::INDEX);
-    let json = files::read(&path)?;
-    let index: Index =
-        serde_json::from_slice(&json).map_err(|error| unusable(&path, error.to_string()))?;
+    let unusable = |path: PathBuf, reason: String| BranchesError::Map { path, reason };
+    let index = page_data::read_index(folder)?
+        .ok_or_else(|| unusable(folder.join(page_data::INDEX), "it is not there".to_owned()))?;
     let path = folder.join(&index.map.file);
     let mut bytes = Vec::new();
-    GzDecoder::new(files::read(&path)?.as_slice())
-        .read_to_end(&mut bytes)
-        .map_err(|error| unusable(&path, error.to_string()))?;
-    let (map, _) = gallery::decode(&bytes)
-        .map_err(|error: GalleryError| unusable(&path, error.to_string()))?;
+    let map = match GzDecoder::new(files::read(&path)?.as_slice()).read_to_end(&mut bytes) {
+        Ok(_) => gallery::decode(&bytes).map_err(|error| error.to_string()),
+        Err(error) => Err(error.to_string()),
+    };
+    let (map, _) = map.map_err(|reason| unusable(path, reason))?;
     Ok((map, index))
 }
 

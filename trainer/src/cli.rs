@@ -96,8 +96,8 @@ struct TrainArguments {
     /// Of every random number [default: 0]
     #[arg(long, allow_negative_numbers = true, value_name = "N")]
     seed: Option<u32>,
-    /// The network, or what differs: unshuffle=2,channels=64-64,blocks=1,attention=7 (widths in
-    /// pixels that have it, or none) [default: that one]
+    /// The network, or what differs: unshuffle=2,channels=64-64,blocks=1,attention=7,groups=8 (attention
+    /// at these widths in pixels, or none) [default: that one]
     #[arg(long, value_name = "NETWORK", value_parser = network::parse)]
     network: Option<UNetConfig>,
     /// Noise schedule, linear or cosine [default: linear]
@@ -305,7 +305,7 @@ struct WalkArguments {
     /// ddpm, ddim or dpm
     #[arg(long, value_name = "SAMPLER", default_value_t = Sampler::Ddpm)]
     sampler: Sampler,
-    /// Steps of the sampler [default: T for ddpm, 50 for the others]
+    /// Steps of the sampler [default: T for ddpm, 50 for ddim, 20 for dpm]
     #[arg(long, allow_negative_numbers = true, value_name = "N")]
     steps: Option<usize>,
     /// Share of DDPM's noise in a step of ddim, 0 to 1 [default: 0]

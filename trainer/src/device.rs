@@ -1,8 +1,14 @@
 //! Which device computes, and whether it is there.
 
-#[cfg(any(feature = "cuda", feature = "wgpu"))]
-use std::panic;
 use std::{fmt, fs, str::FromStr, thread};
+#[cfg(any(feature = "cuda", feature = "wgpu"))]
+use std::{
+    panic,
+    sync::{
+        Once,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
 use burn::tensor::Device;
 #[cfg(any(feature = "cuda", feature = "wgpu"))]
@@ -193,8 +199,17 @@ fn open(choice: DeviceChoice, hardware_only: bool) -> Result<Found, DeviceError>
 /// another.
 #[cfg(any(feature = "cuda", feature = "wgpu"))]
 fn probe(kind: DeviceType, hardware_only: bool) -> Result<(Device, Option<String>), String> {
-    let loud = panic::take_hook();
-    panic::set_hook(Box::new(|_| {}));
+    static UNDER_WAY: AtomicUsize = AtomicUsize::new(0);
+    static QUIET_MEANWHILE: Once = Once::new();
+    QUIET_MEANWHILE.call_once(|| {
+        let loud = panic::take_hook();
+        panic::set_hook(Box::new(move |panic| {
+            if UNDER_WAY.load(Ordering::Relaxed) == 0 {
+                loud(panic);
+            }
+        }));
+    });
+    UNDER_WAY.fetch_add(1, Ordering::Relaxed);
     let answer = thread::spawn(move || {
         for device in Device::enumerate(kind) {
             let identity = device.identity();
@@ -213,7 +228,7 @@ fn probe(kind: DeviceType, hardware_only: bool) -> Result<(Device, Option<String
         Err("none was found".to_owned())
     })
     .join();
-    panic::set_hook(loud);
+    UNDER_WAY.fetch_sub(1, Ordering::Relaxed);
     answer.unwrap_or_else(|cause| {
         let text = cause
             .downcast_ref::<String>()

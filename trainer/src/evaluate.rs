@@ -33,7 +33,9 @@ use crate::{
     export::{self, ExportError},
     files::{self, FileError},
     judge::{FEATURES, Judge, JudgeError, Verdicts},
-    metrics::{self, Gaussian, Manifold, Points, interval, mean, median, weighted_mean},
+    metrics::{
+        self, DENSITY_NEIGHBOURS, Gaussian, Manifold, Points, interval, mean, median, weighted_mean,
+    },
     network,
     picture::png_grid,
     progress::Progress,
@@ -58,7 +60,7 @@ pub struct Options {
     pub seed: u32,
     /// The sampler.
     pub sampler: Sampler,
-    /// Its steps; T for `ddpm`, [`FAST_STEPS`](crate::sample::FAST_STEPS) for the others, where none are named.
+    /// Its steps; [`Sampler::usual_steps`] where none are named.
     pub steps: Option<usize>,
     /// w; 1 = off.
     pub guidance_scale: f64,
@@ -420,10 +422,17 @@ impl<'a> Reference<'a> {
     }
 
     /// The figures of real images, spoiled or not.
-    pub fn anchor(&self, anchor: Anchor, count: usize) -> Figures {
-        let [test, train] = [&self.test_images, &self.train_images]
+    ///
+    /// `None` where too few are left to compare, as of images of one class without that.
+    pub fn anchor(&self, anchor: Anchor, count: usize) -> Option<Figures> {
+        let spoiled = [&self.test_images, &self.train_images]
             .map(|images| anchor.apply(&images.first(count.min(images.count()))));
-        self.figures(&anchor.to_string(), &test, &train)
+        let enough = |images: &Images| images.count() > DENSITY_NEIGHBOURS;
+        let [test, train] = &spoiled;
+        spoiled
+            .iter()
+            .all(enough)
+            .then(|| self.figures(&anchor.to_string(), test, train))
     }
 
     /// `for_test` is what the distance to the test images is taken of.
@@ -575,7 +584,7 @@ pub fn evaluate(options: &Options) -> Result<Report, EvaluateError> {
     let (subject, sets, recorded) = match (&options.subject, given) {
         (Subject::Images(path), Some(images)) => {
             prepare(&options.out)?;
-            let subject = json!({ "images": path });
+            let subject = json!({ "images": path.to_string_lossy() });
             (subject, vec![("images", images)], None)
         }
         (subject, _) => {
@@ -584,15 +593,14 @@ pub fn evaluate(options: &Options) -> Result<Report, EvaluateError> {
                 _ => None,
             };
             let source = Source::read(named)?;
-            let index = source.path.with_file_name(export::INDEX);
-            if options.record && !export::lists(&index, &source.path, &source.bytes)? {
+            if options.record && !export::lists(&source.path, &source.bytes)? {
                 return Err(EvaluateError::NotListed(source.path));
             }
             if options.record {
-                files::prepare(&index)?;
+                files::prepare(&source.path.with_file_name(export::INDEX))?;
             }
             let (subject, sets) = samples(options, &source)?;
-            (subject, sets, options.record.then_some(source.path))
+            (subject, sets, options.record.then_some(source))
         }
     };
 
@@ -617,7 +625,7 @@ pub fn evaluate(options: &Options) -> Result<Report, EvaluateError> {
     }
     for anchor in Anchor::ALL {
         eprintln!("judging: {anchor}");
-        report.beside.push(reference.anchor(anchor, count));
+        report.beside.extend(reference.anchor(anchor, count));
     }
 
     let images = &sets[0].1;
@@ -627,9 +635,9 @@ pub fn evaluate(options: &Options) -> Result<Report, EvaluateError> {
     for (file, bytes) in FILES.into_iter().zip([json.into_bytes(), grid, pairs]) {
         files::write(&options.out.join(file), &bytes)?;
     }
-    if let Some(weights) = recorded {
+    if let Some(Source { path, bytes, .. }) = recorded {
         let (name, figures) = report.summary();
-        export::record(&weights, &name, figures)?;
+        export::record(&path, &bytes, &name, figures)?;
     }
     Ok(report)
 }
@@ -966,7 +974,7 @@ mod tests {
     use rand::RngExt;
 
     use super::*;
-    use crate::picture::npy;
+    use crate::{picture::npy, train::initialise};
 
     /// The excerpt's thousand images: `train` of them as training images, the others as test images.
     fn halves(train: usize) -> (Images, Images) {
@@ -987,7 +995,17 @@ mod tests {
         let (train, test) = halves(600);
         let reference = Reference::new(&judge, train.clone(), test.clone());
         let [real, faint, noisy, blurred, mirrored, missing] =
-            Anchor::ALL.map(|anchor| reference.anchor(anchor, 400));
+            Anchor::ALL.map(|anchor| reference.anchor(anchor, 400).unwrap());
+
+        // What is spoiled is never compared with its own originals.
+        let of_train = reference.judge("", &train.first(400)).frechet_test;
+        assert_eq!(real.frechet_test.value, of_train.value);
+        let sneakers = Images {
+            pixels: test.pixels[..20 * PIXELS].to_vec(),
+            labels: Some(vec![Garment::Sneaker; 20]),
+        };
+        let alone = Reference::new(&judge, train.clone(), sneakers);
+        assert!(alone.anchor(Anchor::OneClassMissing, 20).is_none());
 
         let distance = |figures: &Figures| figures.frechet_train.value;
         for (less, more) in [
@@ -1121,7 +1139,7 @@ mod tests {
             attention: vec![false],
             ..UNetConfig::default()
         };
-        let unet = config.init(&device).map(&mut Break);
+        let unet = initialise(&config, 0, &device).map(&mut Break);
         let schedule = NoiseSchedule::new(BetaSchedule::Linear, 1000).unwrap();
         let diffusion = GaussianDiffusion::new(schedule);
         let walk = Walk {

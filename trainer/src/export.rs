@@ -117,41 +117,43 @@ pub fn read_index(path: &Path) -> Result<Option<Index>, ExportError> {
     }
 }
 
-/// Whether the index lists just this file, with these bytes.
+/// Whether the index beside the weights lists just this file, with these bytes.
 ///
 /// # Errors
 /// [`ExportError::Index`] where the index is something else.
-pub fn lists(index: &Path, weights: &Path, bytes: &[u8]) -> Result<bool, ExportError> {
-    let sha256 = hex(&Sha256::digest(bytes));
-    let index = read_index(index)?;
-    let models = index.map(|index| index.models).unwrap_or_default();
-    Ok(models
-        .iter()
-        .any(|model| is_named(weights, &model.file) && model.sha256 == sha256))
+pub fn lists(weights: &Path, bytes: &[u8]) -> Result<bool, ExportError> {
+    let index = read_index(&weights.with_file_name(INDEX))?;
+    Ok(index.is_some_and(|index| listed(&index, weights, bytes).is_some()))
+}
+
+/// Where the index lists just this file, with these bytes.
+fn listed(index: &Index, weights: &Path, bytes: &[u8]) -> Option<usize> {
+    let (name, sha256) = (weights.file_name()?, hex(&Sha256::digest(bytes)));
+    let mut models = index.models.iter();
+    models.position(|model| name == model.file.as_str() && model.sha256 == sha256)
 }
 
 /// Writes what `evaluate` found, under a name that says what it is of, into the index beside the
 /// weights; figures of that name found before are replaced.
 ///
 /// # Errors
-/// [`ExportError`] where there is no index any more, or it cannot be written.
-pub fn record(weights: &Path, name: &str, figures: serde_json::Value) -> Result<(), ExportError> {
+/// [`ExportError`] where the index does not list these bytes any more, or cannot be written.
+pub fn record(
+    weights: &Path,
+    bytes: &[u8],
+    name: &str,
+    figures: serde_json::Value,
+) -> Result<(), ExportError> {
     let path = weights.with_file_name(INDEX);
     let gone = || ExportError::Index {
         path: path.clone(),
-        reason: "it does not list the weights".to_owned(),
+        reason: "it does not list these weights any more".to_owned(),
     };
     let mut index = read_index(&path)?.ok_or_else(gone)?;
-    let mut models = index.models.iter_mut();
-    let entry = models
-        .find(|model| is_named(weights, &model.file))
-        .ok_or_else(gone)?;
-    entry.evaluation.insert(name.to_owned(), figures);
+    let entry = listed(&index, weights, bytes).ok_or_else(gone)?;
+    let evaluation = &mut index.models[entry].evaluation;
+    evaluation.insert(name.to_owned(), figures);
     write_index(&path, &index)
-}
-
-fn is_named(path: &Path, name: &str) -> bool {
-    path.file_name().is_some_and(|file| file == name)
 }
 
 fn write_index(path: &Path, index: &Index) -> Result<(), ExportError> {

@@ -95,14 +95,24 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
                 file.write_all(bytes)?;
                 file.sync_all()
             })
-            .and_then(|()| fs::rename(&temporary, &path))
-            .and_then(|()| sync_folder(&path));
-        if result.is_err() {
-            let _ = fs::remove_file(&temporary);
+            .and_then(|()| fs::rename(&temporary, &path));
+        match result {
+            // Some file systems refuse it, and some folders may be written to but not opened: the file is
+            // there all the same.
+            Ok(()) => drop(sync_folder(&path)),
+            Err(_) => drop(fs::remove_file(&temporary)),
         }
         result
     });
     written.map_err(FileError::when("write", path))
+}
+
+/// Removes a file.
+///
+/// # Errors
+/// [`FileError`] names it.
+pub fn remove(path: &Path) -> Result<(), FileError> {
+    fs::remove_file(path).map_err(FileError::when("remove", path))
 }
 
 /// Makes the renaming itself durable, where the system has a way.

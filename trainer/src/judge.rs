@@ -36,7 +36,7 @@ use crate::{
     data::{Dataset, to_network},
     progress::Progress,
     sealed::{self, Flaw},
-    train::keyed,
+    train::{drawn, keyed},
 };
 
 /// Width of the penultimate layer: the dimensions of the feature space.
@@ -321,10 +321,8 @@ pub fn train(
     let held_out = images.split_off(images.len() - HELD_OUT.min(images.len() / 10));
     let held_out = part(training, &held_out);
 
-    let cpu = kernels::cpu();
-    let device = cpu.clone().autodiff();
-    cpu.seed(u64::from(config.seed));
-    let record = Classifier::new(&cpu).into_record();
+    let device = kernels::cpu().autodiff();
+    let record = drawn(config.seed, |cpu| Classifier::new(cpu).into_record());
     let mut classifier = Classifier::new(&device).load_record(record);
     let mut optimizer = AdamWConfig::new().with_weight_decay(WEIGHT_DECAY).init();
     let loss = CrossEntropyLossConfig::new().init(&device);

@@ -18,6 +18,7 @@
 //! | from a run to the page | `export.rs` |
 //! | real garments for the page, and their map | `page_data.rs` |
 //! | how often a branch keeps its run's class | `branches.rs` |
+//! | files whole or not at all; how far a command has come | `files.rs`, `progress.rs` |
 //! | the commands | `cli.rs` |
 //!
 //! The method itself - network, schedule, loss, samplers - is the crate `fashion-ddpm`'s. This is

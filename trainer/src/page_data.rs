@@ -44,7 +44,7 @@ pub enum PageDataError {
     #[error(transparent)]
     Data(#[from] DataError),
     /// An index that is another one's.
-    #[error("{} is no index of the page's garments ({reason}); move it away, or write into another folder", path.display())]
+    #[error("{} is no index of the page's garments ({reason}); move it away and make it again by `trainer page-data`, or name another folder", path.display())]
     Index {
         /// The file.
         path: PathBuf,
@@ -60,26 +60,31 @@ pub enum PageDataError {
 pub const INDEX: &str = "index.json";
 
 /// Writes `test.bin`, `map.bin` and the index that names them into `out`, from the data set in
-/// `data`, else in the cache. What was measured on branches stays in the index.
+/// `data`, else in the cache. What was measured on branches by the same map stays in the index.
 ///
 /// # Errors
 /// [`PageDataError`] says what is missing. The index is written last: it never names a file that is
 /// not there.
 pub fn write(data: Option<&Path>, out: &Path) -> Result<Index, PageDataError> {
-    let before = read_index(out)?;
+    read_index(out)?;
     let training = Dataset::load(data, Split::Train)?;
     let test = Dataset::load(data, Split::Test)?;
     let (mut index, test_file, map_file) = build(&training, &test);
-    index.branches = before.map(|before| before.branches).unwrap_or_default();
     files::create_folder(out)?;
     files::write(&out.join(&index.test.file), &test_file)?;
     files::write(&out.join(&index.map.file), &map_file)?;
+    // Those of another map would be of other classes.
+    let before = read_index(out)?.filter(|before| before.map == index.map);
+    index.branches = before.map(|before| before.branches).unwrap_or_default();
     write_index(out, &index)?;
     Ok(index)
 }
 
 /// The index that is there already, if one is.
-fn read_index(folder: &Path) -> Result<Option<Index>, PageDataError> {
+///
+/// # Errors
+/// [`PageDataError`] where it is something else, or cannot be read.
+pub fn read_index(folder: &Path) -> Result<Option<Index>, PageDataError> {
     let path = folder.join(INDEX);
     if !path.exists() {
         return Ok(None);

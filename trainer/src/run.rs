@@ -12,8 +12,8 @@
 //!                                by respaced DDPM in 100 steps
 //! ```
 //!
-//! Every file is written whole or not at all, weights before checkpoint, so that what a checkpoint
-//! counts as done is there. Log and curve are written anew from the checkpoint's own history: a
+//! Every file is written whole or not at all, an epoch's weights before the checkpoint, so that what a
+//! checkpoint counts as done is there. Log and curve are written anew from the checkpoint's own history: a
 //! killed run that goes on repeats no line.
 //!
 //! A branch is a run of its own that begins with another one's state after some epoch. It draws the
@@ -37,7 +37,7 @@ use burn::module::Module;
 use fashion_ddpm::{
     BetaSchedule, Garment, Prediction, Sampler, UNetConfig,
     noise::PIXELS,
-    sampler::{PlanError, to_pixels},
+    sampler::PlanError,
     weights::{self, Index, WeightsError},
 };
 use serde::{Deserialize, Serialize};
@@ -52,6 +52,7 @@ use crate::{
     network,
     picture::png_grid,
     progress::Progress,
+    sample::finished,
     train::{Decay, DecayShape, EpochRecord, Position, TrainConfig, TrainError, Trainer},
     walk::{Walk, Walker},
 };
@@ -254,6 +255,18 @@ pub enum RunError {
         /// Images after which this one would end.
         end: u64,
     },
+    /// A state to keep that there is never going to be.
+    #[error(
+        "--keep-checkpoints {epoch}: the run goes on after epoch {after} and ends with {seen} images; name epochs that it finishes"
+    )]
+    Kept {
+        /// The epoch.
+        epoch: u32,
+        /// The run's last finished one.
+        after: u32,
+        /// Images that it will have seen.
+        seen: u64,
+    },
     /// A run without the state that a branch is to begin with.
     #[error(
         "{} holds no state after epoch {asked}; it has {there}", run.display()
@@ -384,14 +397,19 @@ impl RunFolder {
     /// A file that a new run would write over, or that would be taken for one of its own. A record alone is
     /// what a run has left that was killed before its first state.
     fn remains(&self) -> Option<String> {
-        let averages = fs::read_dir(self.averages())
-            .into_iter()
-            .flatten()
-            .flatten();
-        let averages = averages.map(|file| file.path());
+        let inside = |folder: &Path| {
+            let files = fs::read_dir(folder).into_iter().flatten().flatten();
+            files.map(|file| file.path())
+        };
+        let pictures = inside(&self.0).filter(|file| {
+            let name = file.file_name().unwrap_or_default().to_string_lossy();
+            name.starts_with("samples-") || name == "loss.svg"
+        });
         let mut found = iter::once(self.log())
             .filter(|log| log.exists())
-            .chain(averages);
+            .chain(inside(&self.averages()))
+            .chain(inside(&self.kept_folder()))
+            .chain(pictures);
         let file = found.next()?;
         let name = file.strip_prefix(&self.0).unwrap_or(&file);
         Some(name.display().to_string())
@@ -447,6 +465,15 @@ pub fn train(options: &Options, stop: &AtomicBool) -> Result<Outcome, RunError> 
         ([], Some(earlier)) => earlier.keeps_checkpoints.clone(),
         (named, _) => named.to_vec(),
     };
+    let reached = |epoch: u32| (taken + 1..=end).contains(&trainer.steps_of(epoch));
+    let mut named = options.keep_checkpoints.iter();
+    if let Some(&epoch) = named.find(|epoch| !reached(**epoch) && !folder.kept(**epoch).exists()) {
+        return Err(RunError::Kept {
+            epoch,
+            after: trainer.position().epoch,
+            seen: trainer.images_after(end),
+        });
+    }
     if trainer.steps_taken() > 0 {
         let position = trainer.position();
         let (epoch, step) = (position.epoch, position.step);
@@ -456,7 +483,9 @@ pub fn train(options: &Options, stop: &AtomicBool) -> Result<Outcome, RunError> 
     files::create_folder(&folder.averages())?;
     let (branched_after_epoch, mut sessions) = origin(options, earlier, &trainer);
     sessions.push(Session {
-        command: std::env::args().collect(),
+        command: std::env::args_os()
+            .map(|word| word.to_string_lossy().into_owned())
+            .collect(),
         device: found.describe(),
         source_commit: commit.clone(),
         from_epoch: trainer.position().epoch + 1,
@@ -485,8 +514,16 @@ pub fn train(options: &Options, stop: &AtomicBool) -> Result<Outcome, RunError> 
     let mut loss = None;
     let mut clock;
     loop {
-        // A grid may be missing where the run was killed while it was painted.
+        // Weights and grid may be missing: where the run was killed while that was painted, or has been
+        // told only now that it is over.
         let ended = trainer.steps_taken() >= end;
+        if ended && trainer.position().step > 0 {
+            let path = folder.average_after(trainer.images_seen());
+            if !path.exists() {
+                files::write(&path, &trainer.weights(&commit)?)?;
+                progress.say(&format!("wrote {}", path.display()));
+            }
+        }
         paint_grid(&folder, &trainer, ended, stop, &progress)?;
         clock = Instant::now();
         progress.restart_clock();
@@ -511,10 +548,7 @@ pub fn train(options: &Options, stop: &AtomicBool) -> Result<Outcome, RunError> 
         trainer.settle()?;
         trainer.spend(clock.elapsed().as_secs_f64());
         if !trainer.epoch_is_over() {
-            let path = folder.average_after(trainer.images_seen());
-            files::write(&path, &trainer.weights(&commit)?)?;
             save(&folder.checkpoint(), &mut trainer)?;
-            progress.say(&format!("wrote {}", path.display()));
             continue;
         }
         let record = trainer.finish_epoch(now())?;
@@ -682,7 +716,8 @@ fn find_end(
     } else if steps.is_some() || !trainer.is_decaying() {
         // Of a branch: a fall that the other run would have had later is not its own.
         let decay = match steps {
-            None | Some(0) => None,
+            None => None,
+            Some(0) if options.decay_epochs == Some(0.0) => None,
             Some(steps) => {
                 let from_step = match options.branch {
                     Some(_) => trainer.steps_taken(),
@@ -826,7 +861,13 @@ fn paint_grid(
             }
         });
         match x_0 {
-            ControlFlow::Continue(x_0) => columns.push(to_pixels(&x_0)),
+            ControlFlow::Continue(x_0) => match finished(&x_0) {
+                Ok(pixels) => columns.push(pixels),
+                Err(error) => {
+                    progress.say(&format!("{} is not painted: {error}", path.display()));
+                    return Ok(());
+                }
+            },
             ControlFlow::Break(()) => return Ok(()),
         }
     }

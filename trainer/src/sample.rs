@@ -45,7 +45,7 @@ pub struct Options {
     pub garment: Option<Garment>,
     /// The sampler.
     pub sampler: Sampler,
-    /// Its steps; T for `ddpm`, [`FAST_STEPS`] for the others, where none are named.
+    /// Its steps; [`Sampler::usual_steps`] where none are named.
     pub steps: Option<usize>,
     /// w; 1 = off.
     pub guidance_scale: f64,
@@ -56,9 +56,6 @@ pub struct Options {
     /// Folder for the frames, one grid of x_t each.
     pub frames: Option<PathBuf>,
 }
-
-/// Steps of a fast sampler where a person names none.
-pub const FAST_STEPS: usize = 50;
 
 /// Why there are no samples.
 #[derive(Debug, thiserror::Error)]
@@ -157,16 +154,14 @@ impl Source {
         }
     }
 
-    /// The steps of a sampler; T for `ddpm`, [`FAST_STEPS`] for the others, where none are named.
+    /// The steps of a sampler; [`Sampler::usual_steps`] where none are named.
     ///
     /// # Errors
     /// [`PlanError`] where it cannot take so many.
     pub fn plan(&self, sampler: Sampler, steps: Option<usize>) -> Result<Vec<Step>, PlanError> {
         let schedule = &self.diffusion.schedule;
-        let steps = steps.unwrap_or(match sampler {
-            Sampler::Ddpm => schedule.timesteps(),
-            _ => FAST_STEPS.min(sampler.max_steps(schedule)),
-        });
+        let most = sampler.max_steps(schedule);
+        let steps = steps.unwrap_or(sampler.usual_steps().map_or(most, |usual| usual.min(most)));
         sampler.plan(schedule, steps)
     }
 
@@ -252,13 +247,24 @@ pub fn sample(options: &Options) -> Result<(), SampleError> {
     }
     if let Some(folder) = &options.frames {
         write_frame(folder, steps, all.clone())?;
+        // A longer film that was there before would go on after this one's end.
+        for path in (steps + 1..).map(|number| frame(folder, number)) {
+            if !path.exists() {
+                break;
+            }
+            files::remove(&path)?;
+        }
     }
     Ok(files::write(&options.out, &encode(&all))?)
 }
 
+fn frame(folder: &Path, number: usize) -> PathBuf {
+    folder.join(format!("frame-{number:04}.png"))
+}
+
 /// One frame of the film: `frame-0000.png` is the noise a run starts from, the last one the result.
 fn write_frame(folder: &Path, number: usize, pixels: Vec<u8>) -> Result<(), FileError> {
-    let path = folder.join(format!("frame-{number:04}.png"));
+    let path = frame(folder, number);
     let png = png_grid(&pixels, square(pixels.len() / PIXELS));
     // A film is thousands of files: not each is waited for until it is on the disk.
     fs::write(&path, png).map_err(FileError::when("write", &path))

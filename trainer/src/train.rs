@@ -622,18 +622,20 @@ pub(crate) fn keyed(purpose: &[u8; 12], seed: u32, epoch: u32, step: u64) -> imp
     ChaCha8Rng::from_seed(key)
 }
 
-/// Fresh weights that depend on the seed alone: drawn on the CPU, whose generator is Burn's own and
-/// one for the whole process, and then brought to the device.
+/// Fresh weights that depend on the seed alone.
 pub fn initialise(network: &UNetConfig, seed: u32, device: &Device) -> UNet {
-    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-    let cpu = kernels::cpu();
-    let record = {
-        let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
-        cpu.seed(u64::from(seed));
-        // Weights are drawn where they are first read: by the record, in the order of the layers.
-        network.init(&cpu).into_record()
-    };
+    // Weights are drawn where they are first read: by the record, in the order of the layers.
+    let record = drawn(seed, |cpu| network.init(cpu).into_record());
     network.init(device).load_record(record)
+}
+
+/// What is drawn on the CPU, by Burn's own generator, which is one for the whole process.
+pub(crate) fn drawn<T>(seed: u32, draw: impl FnOnce(&Device) -> T) -> T {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let cpu = kernels::cpu();
+    cpu.seed(u64::from(seed));
+    draw(&cpu)
 }
 
 #[cfg(test)]

@@ -172,15 +172,20 @@ fn bits(model: &UNet) -> Vec<u32> {
 fn a_killed_run_goes_on_as_if_it_had_not_been_killed() {
     let folder = tempdir().unwrap();
     let (calm, rough) = (folder.path().join("calm"), folder.path().join("rough"));
-    let mut undisturbed = train(&calm, "4", &["--batch-size", "24"]).spawn().unwrap();
+    // Epochs of many steps, to be stopped within the first.
+    let small = ["--batch-size", "4"];
+    let mut undisturbed = train(&calm, "4", &small).spawn().unwrap();
 
-    let mut child = train(&rough, "4", &["--batch-size", "24"]).spawn().unwrap();
+    let mut child = train(&rough, "4", &small).spawn().unwrap();
     // The handler stands before the checkpoint does.
     wait_for(&rough.join("checkpoint.bpk"), &mut child);
+    thread::sleep(Duration::from_millis(200));
     interrupt(&mut child);
     child.wait().unwrap();
     let stopped = state(&rough);
     assert!(stopped.position().epoch < 4, "it was broken off");
+    #[cfg(unix)]
+    assert!(stopped.position().step > 0, "Ctrl-C saves what was done");
 
     let mut child = go_on(&rough).spawn().unwrap();
     let next = stopped.position().epoch + 1;
@@ -357,6 +362,14 @@ fn a_branch_is_its_trunk_until_its_step_size_falls() {
         "--schedule",
         "cosine",
     ];
+    let never = ["--epochs", "3", "--keep-checkpoints", "1,4"];
+    let nowhere = path("nowhere");
+    assert_refused(&on_excerpt(&data, &nowhere, &never), "--keep-checkpoints 4");
+    let nothing = ["--decay-epochs", "0.0001"];
+    assert_refused(
+        &on_excerpt(&data, &nowhere, &nothing),
+        "more --decay-epochs",
+    );
     let keep = ["--epochs", "3", "--keep-checkpoints", "1,2"];
     let trunk = finish("trunk", &[&settings[..], &keep].concat());
     let from = path("trunk");
@@ -618,6 +631,12 @@ fn a_run_of_so_many_images() {
         text(&out),
     ];
     assert!(run(&sample).status.success());
+    // A run that hears only when it goes on that this is its end leaves the same.
+    let left = std::fs::read(&file).unwrap();
+    std::fs::remove_file(&file).unwrap();
+    let over = on_excerpt(&data, &short, &["--resume", "--max-images", "1100"]);
+    assert!(run(&over).status.success());
+    assert_eq!(std::fs::read(&file).unwrap(), left);
     let info = String::from_utf8(run(&["info", text(&file)]).stdout).unwrap();
     for word in [
         "predicts v",
@@ -696,6 +715,11 @@ fn samples_are_the_same_in_every_form() {
     let (npy, png, film) = (path("a.npy"), path("a.png"), path("film"));
     // More than are computed at once.
     sample(&["--count", "66", "--device", "cpu", "--out", text(&npy)]);
+    // What is left of a longer film does not go on after this one.
+    std::fs::create_dir(&film).unwrap();
+    for frame in ["frame-0005.png", "frame-0006.png"] {
+        std::fs::write(film.join(frame), b"another film").unwrap();
+    }
     sample(&["--count", "3", "--out", text(&png), "--frames", text(&film)]);
     let npy = std::fs::read(npy).unwrap();
     let pixels = &npy[npy.len() - 66 * PIXELS..];
