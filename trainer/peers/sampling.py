@@ -105,7 +105,7 @@ def main():
     parser.add_argument("--weights", type=Path, default=shipped)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--batch-size", type=int, default=64, help="64 is what the trainer paints at once")
+    parser.add_argument("--batch-size", type=int, default=64, help="of PyTorch, and images of a turn; the trainer paints up to 64 at once")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each; 0 to compare only")
     parser.add_argument("--out", type=Path, help="JSON file for the figures")
     arguments = parser.parse_args()
@@ -144,7 +144,7 @@ def main():
         if arguments.rounds == 0:
             return
         where = torch.cuda.get_device_name() if device.type == "cuda" else f"{arguments.threads} threads"
-        load = os.getloadavg()[0]
+        load = os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
         print(f"\n{where}, batches of {batch}, {metadata['timesteps']} steps, {arguments.rounds} rounds, "
               f"load average {load:.1f}; median (slowest-fastest) images/s")
         figures = {"device": where, "torch": torch.__version__, "load": load, "batch_size": batch}

@@ -204,19 +204,18 @@ def our_speed(arguments, network, folder):
 
 
 def peer_speed(training, steps, seconds, device):
-    """Images/s of forward passes and of training steps; the noise is drawn, as in ours."""
+    """Images/s of forward passes and of training steps; for these the noise is drawn, as in ours."""
     wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     speeds = []
     for train in [False, True]:
         images, done, begun = 0, 0, time.perf_counter()
         while done < 2 or time.perf_counter() - begun < seconds:
             x_0, _, t, labels = steps[done % len(steps)]
-            noise = torch.randn_like(x_0)
             if train:
-                training.step(x_0, noise, t, labels, 1e-3)
+                training.step(x_0, torch.randn_like(x_0), t, labels, 1e-3)
             else:
                 with torch.no_grad():
-                    training.model(noise, t, labels)
+                    training.model(x_0, t, labels)
             done += 1
             images += len(t)
             if done % 10 == 0:
@@ -275,7 +274,7 @@ def main():
             theirs.append(peer_speed(training, steps, arguments.seconds, device))
             ratios.append([a / b for a, b in zip(ours[-1], theirs[-1])])
         where = torch.cuda.get_device_name() if device.type == "cuda" else f"{arguments.threads} threads"
-        load = os.getloadavg()[0]
+        load = os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
         print(f"\n{where}, batch {arguments.batch_size}, {arguments.rounds} rounds of "
               f"{arguments.seconds} s, load average {load:.1f}; median (slowest-fastest) images/s")
         figures = {"network": twin["name"], "device": where, "torch": torch.__version__, "load": load}
