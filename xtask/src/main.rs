@@ -60,7 +60,7 @@ enum Chore {
         #[arg(long, conflicts_with_all = ["hardware", "firefox"])]
         webkit: bool,
         /// Steps of each measurement; 1000 is a picture
-        #[arg(long, default_value_t = 10)]
+        #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1000))]
         steps: u32,
         /// Measure nothing: leave what measures in the browser in this folder, for a machine without Rust
         #[arg(long, value_name = "FOLDER", conflicts_with_all = ["hardware", "firefox", "webkit", "steps", "word"])]

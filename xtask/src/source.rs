@@ -362,9 +362,9 @@ enum Consent {
 }
 
 /// Packages change the whole machine. A CI job's machine is its own; a person is asked; where
-/// there is nobody to ask, nothing is installed.
-fn consent(root: bool, ci: bool, terminal: bool) -> Consent {
-    match (root && ci, terminal) {
+/// there is nobody to ask, nothing is installed. `may` says that it takes no password.
+fn consent(may: bool, ci: bool, terminal: bool) -> Consent {
+    match (may && ci, terminal) {
         (true, _) => Consent::Given,
         (false, true) => Consent::Ask,
         (false, false) => Consent::Impossible,
@@ -374,7 +374,8 @@ fn consent(root: bool, ci: bool, terminal: bool) -> Consent {
 fn debian(toolbox: &Toolbox, packages: &[&str]) -> Result<(), Failure> {
     let root = read(toolbox.command("id").arg("-u")).is_ok_and(|id| id.trim() == "0");
     let ci = env::var("CI").is_ok_and(|ci| !ci.is_empty() && ci != "false");
-    match consent(root, ci, io::stdin().is_terminal()) {
+    let may = root || read(toolbox.command("sudo").args(["-n", "true"])).is_ok();
+    match consent(may, ci, io::stdin().is_terminal()) {
         Consent::Given => {}
         Consent::Ask => {
             print!("        install these packages on this machine? [y/N] ");
@@ -395,12 +396,13 @@ fn debian(toolbox: &Toolbox, packages: &[&str]) -> Result<(), Failure> {
         }
     }
     let apt = |arguments: &[&str]| {
-        let mut command = toolbox.command(if root { "apt-get" } else { "sudo" });
+        // `sudo` passes no variables on.
+        let mut command = toolbox.command(if root { "env" } else { "sudo" });
         if !root {
-            command.arg("apt-get");
+            command.arg("env");
         }
         command
-            .env("DEBIAN_FRONTEND", "noninteractive")
+            .args(["DEBIAN_FRONTEND=noninteractive", "apt-get"])
             .stdout(Stdio::null())
             .args(["-q", "-y", "-o", "Acquire::Retries=1"])
             .args(["-o", "Acquire::http::Timeout=15"])

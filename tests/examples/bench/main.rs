@@ -105,7 +105,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     let steps: u32 = argument(3).unwrap_or("10").parse()?;
     let wanted = |title: &str| argument(4).is_none_or(|word| title.contains(word));
-    let rounds: usize = argument(5).unwrap_or("5").parse()?;
+    let rounds = argument(5).unwrap_or("5").parse::<usize>()?.max(1);
 
     let server = Server::of(PathBuf::from(dist));
     for entry in fs::read_dir(ort)? {
