@@ -30,6 +30,37 @@ pub enum Gpu {
     Missing,
 }
 
+/// A browser that has been told to save data, for [`Browser::at_first`].
+pub const SAVES_DATA: &str =
+    "Object.defineProperty(navigator, 'connection', { value: { saveData: true } });";
+
+/// A page whose workers are looked after, for [`Browser::at_first`]: `before` one is made it may change
+/// the worker's `url` or throw, and `after` that it has the `worker`. Both know its `number`, counted
+/// from 0, and may `hold(worker, type, wait)` back its messages of a type: `wait` gets what lets one go.
+pub fn workers(before: &str, after: &str) -> String {
+    format!(
+        "{{
+            const Real = Worker;
+            const hold = (worker, type, wait) => worker.addEventListener('message', (event) => {{
+                if (event.data[0].type != type || event.late) return;
+                event.stopImmediatePropagation();
+                const {{ data }} = event;
+                const late = Object.assign(new MessageEvent('message', {{ data }}), {{ late: true }});
+                wait(() => worker.dispatchEvent(late));
+            }});
+            let made = 0;
+            window.Worker = function (url, options) {{
+                const number = made++;
+                {before}
+                const worker = new Real(url, options);
+                {after}
+                return worker;
+            }};
+            Worker.prototype = Real.prototype;
+        }}"
+    )
+}
+
 /// A browser that is of different make than the others.
 pub struct Make {
     /// What it is called.

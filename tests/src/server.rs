@@ -31,6 +31,8 @@ pub enum Fault {
     Altered,
     /// The answer comes late.
     Delayed(Duration),
+    /// The answer waits for [`Server::release`].
+    Held,
 }
 
 /// A visitor's line: what all answers share, and how long each takes to begin.
@@ -105,6 +107,11 @@ impl Server {
     /// From now on this goes wrong with a file.
     pub fn fault(&self, file: &str, fault: Fault) {
         self.state().faults.insert(file.to_owned(), fault);
+    }
+
+    /// Nothing goes wrong with a file any more.
+    pub fn release(&self, file: &str) {
+        self.state().faults.remove(file);
     }
 
     /// This goes wrong with a file the next time it is asked for, and not again.
@@ -231,6 +238,12 @@ impl Server {
             }
             (Some(content), Some(Fault::Delayed(time))) => {
                 thread::sleep(time);
+                content
+            }
+            (Some(content), Some(Fault::Held)) => {
+                while self.state().faults.contains_key(file) {
+                    thread::sleep(Duration::from_millis(10));
+                }
                 content
             }
             (Some(content), None) => content,

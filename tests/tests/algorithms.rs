@@ -294,13 +294,14 @@ fn a_recorded_walk_is_the_walk() {
     let device = kernels::cpu();
     let unet = load(&data("tiny.bpk")).unet;
     let schedule = schedule(BetaSchedule::Cosine);
-    for (images, garment, scale) in [(1, None, 1.0), (3, Some(Garment::Coat), 2.5)] {
+    let coat = Some(Garment::Coat);
+    for (images, garment, scale) in [(1, None, 1.0), (3, coat, 2.5), (40, None, 1.0)] {
         let denoiser = Denoiser::new(unet.clone(), T, garment, scale);
         let guided = denoiser.is_guided();
         let mut recorded =
             RecordedProcess::record(&unet, T, images, guided).expect("the CPU replays");
         assert_eq!(recorded.kind(), (images, guided));
-        // Steps by sixteens and one by one, and noise and log begun anew.
+        // Steps by sixteens and one by one; the log begun anew, and, where images are many, the noise.
         for (seed, sampler, steps) in [
             (1, Sampler::Ddpm, 150),
             (2, Sampler::Ddim { eta: 0.5 }, 40),

@@ -11,7 +11,7 @@ use fashion_ddpm::{
     weights::Weights,
 };
 use fashion_ddpm_tests::{
-    browser::{Browser, Gpu},
+    browser::{Browser, Gpu, SAVES_DATA, workers},
     page::{
         LEVELS, Picture, approach, assert_close, assert_quiet, assert_shows, data_index,
         default_weights, dist, garments, open, slide, text, wait_phase, wait_text, weights_index,
@@ -164,21 +164,7 @@ fn the_end_of_a_run_scrolls_nobody_back() {
 }
 
 /// Holds back what the engine answers to questions about a frame, until it is let go.
-const HELD: &str = "
-    window.held = [];
-    const Prompt = Worker;
-    window.Worker = function (url, options) {
-        const worker = new Prompt(url, options);
-        worker.addEventListener('message', (event) => {
-            if (event.data[0].type != 'explained' || event.late) return;
-            event.stopImmediatePropagation();
-            const { data } = event;
-            const late = Object.assign(new MessageEvent('message', { data }), { late: true });
-            window.held.push(() => worker.dispatchEvent(late));
-        });
-        return worker;
-    };
-    Worker.prototype = Prompt.prototype;";
+const HELD: &str = "hold(worker, 'explained', (go) => held.push(go));";
 
 /// Figure 1: of several images the network is asked again about the frame that somebody rests on, even
 /// where they came to it while the answer on another one was awaited.
@@ -186,7 +172,7 @@ const HELD: &str = "
 fn a_frame_is_explained_after_another_one() {
     let server = Server::of(dist());
     let browser = Browser::chromium(Gpu::NoAdapter);
-    browser.at_first(HELD);
+    browser.at_first(&workers("window.held ??= [];", HELD));
     browser.open(&server.url("?engine=cpu&seed=5&sampler=ddim&steps=6&count=4"));
     browser.click(&browser.wait_enabled("button", "Sample a garment"));
     wait_phase(&browser, "sampling", "over");
@@ -223,8 +209,7 @@ fn a_step_waits_for_the_network() {
     let server = Server::of(dist());
     let browser = Browser::chromium(Gpu::NoAdapter);
     // It comes with the first work for it.
-    browser
-        .at_first("Object.defineProperty(navigator, 'connection', { value: { saveData: true } });");
+    browser.at_first(SAVES_DATA);
     browser.open(&server.url("?engine=cpu&seed=7"));
     approach(&browser, "algorithms");
     for t in [1000, 999] {

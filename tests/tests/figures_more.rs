@@ -476,6 +476,8 @@ fn who_stops_what_is_shown_can_sample_again() {
     browser.click(&browser.find("button", "Sample a garment"));
     browser.set(&browser.wait_enabled("combobox", "Playback"), "0.25");
     browser.wait_for("done");
+    // Without noise there is nothing to branch by.
+    wait_text(&browser, "branches-tree-text", "branches are DDPM’s");
     browser.click(&browser.wait_enabled("button", "Stop"));
     browser.click(&again());
     browser.wait("another run", || (browser.count("done") == 2).then_some(()));

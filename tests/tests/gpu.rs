@@ -12,6 +12,7 @@ use fashion_ddpm::{
     sampler::to_pixels,
     weights::{self, Weights},
 };
+use fashion_ddpm_tests::distance;
 use trainer::{
     Dataset, Split, TrainConfig, Trainer,
     device::{self, DeviceChoice, Found},
@@ -79,12 +80,8 @@ fn a_gpu_paints_the_cpus_garments() {
         let (found, states) = walked(gpu, &walk, count);
         assert_eq!(states.len(), steps.div_ceil(7));
         for (number, (a, b)) in states.iter().zip(&expected_states).enumerate() {
-            let off = a.iter().zip(b).map(|(a, b)| (a - b).abs());
-            let most = off.fold(0.0, f32::max);
-            assert!(
-                a.len() == b.len() && most < 0.01,
-                "{sampler:?}, {number}: {most}"
-            );
+            let most = distance(a, b);
+            assert!(most < 0.01, "{sampler:?}, {number}: {most}");
         }
         let pixels = [to_pixels(&found), to_pixels(&expected)];
         assert_eq!(pixels[0].len(), pixels[1].len());

@@ -12,7 +12,7 @@ use fashion_ddpm::{
     sampler::to_pixels,
 };
 use fashion_ddpm_tests::{
-    browser::{Browser, Gpu, MAKES, Make, turn},
+    browser::{Browser, Gpu, MAKES, Make, SAVES_DATA, turn, workers},
     data, distance, load,
     page::{
         LEVELS, Picture, approach, assert_close, assert_quiet, default_entry, default_weights,
@@ -803,25 +803,18 @@ fn pause_step_resume_and_stop() {
 /// Notes every worker that the page makes and how many images each is asked for; of the second one,
 /// `sabotage` makes what it likes.
 fn three_cores(sabotage: &str) -> String {
-    format!(
-        "Object.defineProperty(navigator, 'hardwareConcurrency', {{ value: 3 }});
-        window.images = [];
-        const Real = Worker;
-        window.Worker = function (url, options) {{
-            const index = images.push([]) - 1;
-            if (index == 1) {{ {sabotage} }}
-            const worker = new Real(url, options);
-            const post = worker.postMessage.bind(worker);
-            worker.postMessage = (message, ...rest) => {{
-                if (message[0]?.type == 'run') {{
-                    images[index].push([message[0].first, message[0].picture.count]);
-                }}
-                post(message, ...rest);
-            }};
-            return worker;
-        }};
-        Worker.prototype = Real.prototype;"
-    )
+    let cores = "Object.defineProperty(navigator, 'hardwareConcurrency', { value: 3 });
+        window.images = [];";
+    let before = format!("images.push([]); if (number == 1) {{ {sabotage} }}");
+    let noted = "
+        const post = worker.postMessage.bind(worker);
+        worker.postMessage = (message, ...rest) => {
+            if (message[0]?.type == 'run') {
+                images[number].push([message[0].first, message[0].picture.count]);
+            }
+            post(message, ...rest);
+        };";
+    cores.to_owned() + &workers(&before, noted)
 }
 
 const FOUR: Picture = Picture {
@@ -867,22 +860,7 @@ fn several_images_are_shared_by_the_cores() {
 }
 
 /// All workers but the first tell 1.5 s late that they are ready.
-const LATE: &str = "
-    const Prompt = Worker;
-    let first = true;
-    window.Worker = function (url, options) {
-        const worker = new Prompt(url, options);
-        if (!first) worker.addEventListener('message', (event) => {
-            if (event.data[0].type != 'ready' || event.late) return;
-            event.stopImmediatePropagation();
-            const { data } = event;
-            const late = Object.assign(new MessageEvent('message', { data }), { late: true });
-            setTimeout(() => worker.dispatchEvent(late), 1500);
-        });
-        first = false;
-        return worker;
-    };
-    Worker.prototype = Prompt.prototype;";
+const LATE: &str = "if (number > 0) hold(worker, 'ready', (go) => setTimeout(go, 1500));";
 
 /// An engine that tells of earlier weights when the page has chosen others already is not taken to have
 /// these.
@@ -891,7 +869,7 @@ fn late_weights_of_another_epoch_are_not_shared() {
     let server = Server::of(dist());
     let browser = Browser::chromium(Gpu::NoAdapter);
     browser.at_first(&three_cores(""));
-    browser.at_first(LATE);
+    browser.at_first(&workers("", LATE));
     let chosen = weights_index().models[1].clone();
     assert_ne!(chosen.epoch, default_entry().epoch);
     open(&browser, &server, &FOUR.query("cpu"));
@@ -1190,10 +1168,15 @@ fn weights_of_another_epoch_become_a_sentence() {
 fn late_weights_are_waited_for() {
     let server = Server::of(dist());
     let file = format!("weights/{}", default_entry().file);
-    server.fault(&file, Fault::Delayed(Duration::from_secs(3)));
+    server.fault(&file, Fault::Held);
     let browser = Browser::chromium(Gpu::NoAdapter);
     browser.open(&server.url("?engine=cpu&sampler=ddim&steps=2"));
     assert!(!browser.is_enabled(&browser.find("button", "Sample a garment")));
+    let loading = || text(&browser, "loading-text");
+    browser.wait("it says what it waits for", || {
+        loading().contains("weights").then_some(())
+    });
+    server.release(&file);
     browser.click(&browser.wait_enabled("button", "Sample a garment"));
     browser.wait_for("done");
     assert_eq!(browser.events("error"), Vec::<Value>::new());
@@ -1477,10 +1460,6 @@ fn garments_that_were_kept_broken_are_fetched_again() {
     }
 }
 
-/// A browser that has been told to save data.
-const SAVES_DATA: &str =
-    "Object.defineProperty(navigator, 'connection', { value: { saveData: true } });";
-
 /// Who saves data gets the text, the figures that need no network, and a button; the network comes
 /// when it is pressed.
 #[test]
@@ -1530,7 +1509,7 @@ fn a_run_has_an_end_where_its_engine_fails() {
 
     let server = Server::of(dist());
     let browser = Browser::chromium(Gpu::Software);
-    browser.at_first(LOST);
+    browser.at_first(&workers("", LOST));
     open(&browser, &server, "?engine=webgpu&sampler=ddim&steps=200");
     browser.click(&browser.find("button", "Sample a garment"));
     let error = browser.wait_for("error");
@@ -1545,21 +1524,13 @@ fn a_run_has_an_end_where_its_engine_fails() {
 
 /// The first engine says after its first frames that its device is lost.
 const LOST: &str = "
-    const Steady = Worker;
-    let first = true;
-    window.Worker = function (url, options) {
-        const worker = new Steady(url, options);
-        let lasting = !first;
-        first = false;
-        worker.addEventListener('message', ({ data }) => {
-            if (lasting || data[0].type != 'frames') return;
-            lasting = true;
-            const lost = { type: 'error', code: 'device-lost', message: 'Gone.', fatal: true };
-            worker.dispatchEvent(new MessageEvent('message', { data: [lost] }));
-        });
-        return worker;
-    };
-    Worker.prototype = Steady.prototype;";
+    let lasting = number > 0;
+    worker.addEventListener('message', ({ data }) => {
+        if (lasting || data[0].type != 'frames') return;
+        lasting = true;
+        const lost = { type: 'error', code: 'device-lost', message: 'Gone.', fatal: true };
+        worker.dispatchEvent(new MessageEvent('message', { data: [lost] }));
+    });";
 
 #[test]
 fn other_browsers_paint_the_trainers_picture_too() {
