@@ -45,7 +45,7 @@
     });
     forgetting.then(then, then);
   }
-  // For the program.
+  // For the program, of a file that it found broken; nobody waits until it is gone.
   window.forgetKept = function (file) {
     forget(file, function () {});
   };

@@ -376,7 +376,7 @@ impl Desk {
             return Some(device.clone());
         }
         if inner.asleep.is_some() {
-            let saving = "This browser saves data: the network, 2 to 5 MB, is fetched when you \
+            let saving = "This browser saves data: the network, 2 to 4 MB, is fetched when you \
                           start something.";
             return Some(saving.to_owned());
         }

@@ -1,6 +1,7 @@
 //! The border with the browser: finding, changing, listening, asking.
 
-use js_sys::{Array, Function, Reflect, Uint8Array};
+use js_sys::{Array, Function, Uint8Array};
+pub use protocol::adapter::get;
 use serde::Serialize;
 use wasm_bindgen::{JsCast, prelude::*};
 use wasm_bindgen_futures::JsFuture;
@@ -223,11 +224,6 @@ pub fn media(query: &str) -> bool {
 /// Whether the visitor has asked their browser to save data.
 pub fn saves_data() -> bool {
     get(&get(&window().navigator(), "connection"), "saveData").is_truthy()
-}
-
-/// A property, or undefined where there is none to be had.
-pub fn get(object: &JsValue, key: &str) -> JsValue {
-    Reflect::get(object, &key.into()).unwrap_or(JsValue::UNDEFINED)
 }
 
 /// What an exception says.

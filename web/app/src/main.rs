@@ -6,7 +6,7 @@
 //! - `store`: all frames of a run
 //! - `draw`: numbers into colours
 //! - `animation`: a run as a GIF
-//! - `chart`: lines and points as SVG; `plot`: one in its place on the page
+//! - `chart`: lines and points as SVG
 //! - `ink`: a drop of ink, there and back
 //! - `noising`: any image at any t, and the pad to draw one
 //! - `map`: a sample's way over the map of real images
@@ -20,9 +20,9 @@
 //! - `benchmark`: how fast it is on the visitor's machine
 //! - `lecture`: one figure at a time, on a projector
 //! - `data`: real garments, fetched when they are needed
-//! - `canvas`, `pen`, `dom`, `plain`: the border with the browser
+//! - `plot`, `canvas`, `pen`, `dom`, `plain`: the border with the browser
 //!
-//! The first twelve touch no browser and are tested natively.
+//! The first twelve of these touch no browser and are tested natively.
 
 #![cfg_attr(not(target_arch = "wasm32"), allow(dead_code))]
 

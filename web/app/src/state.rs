@@ -61,13 +61,18 @@ impl Sampler {
             .find(|sampler| sampler.slug() == slug)
     }
 
+    /// The library's.
+    fn process(self) -> fashion_ddpm::Sampler {
+        match self {
+            Self::Ddpm => fashion_ddpm::Sampler::Ddpm,
+            Self::Ddim => fashion_ddpm::Sampler::Ddim { eta: 0.0 },
+            Self::Dpm => fashion_ddpm::Sampler::DpmSolverMultistep,
+        }
+    }
+
     /// The word in links.
     pub fn slug(self) -> &'static str {
-        match self {
-            Self::Ddpm => "ddpm",
-            Self::Ddim => "ddim",
-            Self::Dpm => "dpm",
-        }
+        self.process().slug()
     }
 
     /// The word in text.
@@ -81,11 +86,9 @@ impl Sampler {
 
     /// As many steps as one takes with it.
     pub fn usual_steps(self) -> u32 {
-        match self {
-            Self::Ddpm => 1000,
-            Self::Ddim => 50,
-            Self::Dpm => 20,
-        }
+        self.process()
+            .usual_steps()
+            .map_or(1000, |steps| steps as u32)
     }
 }
 

@@ -433,7 +433,7 @@ fn listen(figure: &Shared) {
             control.stop();
         }
     });
-    let (page_of_pad, of_keys) = (this.page.clone(), this.page.clone());
+    let page_of_pad = this.page.clone();
     dom::listen(&this.clear, "click", move |_| {
         page_of_pad.settle(|state| state.drawing = Pad::default());
     });
@@ -498,7 +498,13 @@ fn listen(figure: &Shared) {
         }
     });
     // A key that is held paints on; the link has it when it is let go.
-    dom::listen(&this.x_0, "keyup", move |_| of_keys.write_address());
+    let keys = figure.clone();
+    dom::listen(&this.x_0, "keyup", move |_| {
+        let figure = keys.borrow();
+        if figure.by_keys {
+            figure.keep_drawing(true);
+        }
+    });
 }
 
 fn place(pad: &HtmlCanvasElement, event: &PointerEvent) -> [f64; 2] {

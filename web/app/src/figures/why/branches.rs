@@ -320,7 +320,11 @@ impl Figure {
 
     fn in_words(&self) -> String {
         let (Some(trunk), Some(tree)) = (&self.trunk, &self.tree) else {
-            return "The run from noise, left, to its garment, right; no branches yet.".to_owned();
+            return match self.is_noisy() {
+                true => "The run from noise, left, to its garment, right; no branches yet.",
+                false => "The run from noise, left, to its garment, right. This sampler adds no noise: branches are DDPM’s.",
+            }
+            .to_owned();
         };
         let own = self.class(&trunk.x_0).map_or("a garment", Garment::name);
         let classes: Vec<&str> = tree.classes.iter().map(|class| class.name()).collect();

@@ -154,8 +154,7 @@ impl Clusters {
         };
         let text = format!(
             "And of copies of any of the 60,000 training images? Of {} samples ({}, epoch {}) \
-             {} nearer to one than 99 % of the test images are. Of pictures that know nothing of the \
-             training images it would be 1 %.",
+             {} nearer to one than 99 % of the test images are. Of new photographs 1 % would be.",
             grouped(count.into()),
             way_of(name),
             epoch.unwrap_or_default(),

@@ -1,5 +1,5 @@
 //! Figure 6, Why does it work? Almost all images are nothing (`space`), the garments lie in clusters
-//! (`map`), and noise decides which one a picture becomes, early (`branches`).
+//! (`clusters`), and noise decides which one a picture becomes, early (`branches`).
 
 mod branches;
 mod clusters;
