@@ -474,6 +474,21 @@ mod tests {
         assert_eq!(answer.try_to_vec::<f32>().unwrap(), weights.expected_probe);
     }
 
+    #[test]
+    fn a_network_that_says_nothing_is_not_written() {
+        struct Break;
+        impl ModuleMapper for Break {
+            fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+                // A number, but not in half precision.
+                param.map(|weight| weight + 1e6)
+            }
+        }
+        let device = kernels::cpu();
+        let unet = metadata().config.init(&device).map(&mut Break);
+        let error = encode(&unet, &metadata(), &device).unwrap_err();
+        assert!(matches!(error, WeightsError::Diverged), "{error}");
+    }
+
     /// A reader that knows nothing of v must not take it for noise: such files have a version of
     /// their own. Files that predict the noise say nothing more than they always did.
     #[test]

@@ -255,6 +255,20 @@ mod tests {
     }
 
     #[test]
+    fn figures_are_kept_for_the_very_bytes_they_are_of() {
+        let folder = tempfile::tempdir().unwrap();
+        let weights = folder.path().join("a.bpk");
+        let sha256 = hex(&Sha256::digest(b"weights"));
+        let index = with_entry(None, entry("a.bpk", 1, &sha256));
+        write_index(&folder.path().join(INDEX), &index).unwrap();
+        assert!(lists(&weights, b"weights").unwrap() && !lists(&weights, b"others").unwrap());
+        assert!(record(&weights, b"others", "ddpm-10", 1.into()).is_err());
+        record(&weights, b"weights", "ddpm-10", 2.into()).unwrap();
+        let index = read_index(&folder.path().join(INDEX)).unwrap().unwrap();
+        assert_eq!(index.models[0].evaluation["ddpm-10"], 2);
+    }
+
+    #[test]
     fn epochs_are_named_in_ranges() {
         assert_eq!(ranges(&[1, 2, 3, 7, 9, 10]), "1 to 3, 7, 9 to 10");
         assert_eq!(ranges(&[4]), "4");

@@ -220,6 +220,7 @@ fn compress(bytes: &[u8]) -> Vec<u8> {
 mod tests {
     use std::io::Read;
 
+    use fashion_ddpm::gallery::Branches;
     use flate2::read::GzDecoder;
 
     use super::*;
@@ -362,6 +363,25 @@ mod tests {
         );
         // Every test image is on this map itself, at no distance.
         assert!(index.neighbours.median_distance < 1e-3);
+
+        // What branches became on this map stays with it, and with no other.
+        let curve = Branches {
+            weights_sha256: "weights".to_owned(),
+            epoch: 1,
+            sampler: "ddpm".to_owned(),
+            steps: 10,
+            runs: 2,
+            seed: 0,
+            by_chance: 0.1,
+            points: Vec::new(),
+        };
+        let mut measured = index.clone();
+        measured.keep(curve);
+        write_index(out.path(), &measured).unwrap();
+        assert_eq!(write(Some(folder.path()), out.path()).unwrap(), measured);
+        measured.map.sha256 = "another".to_owned();
+        write_index(out.path(), &measured).unwrap();
+        assert_eq!(write(Some(folder.path()), out.path()).unwrap(), index);
 
         // An index of weights stays one.
         let other = out.path().join(INDEX);
