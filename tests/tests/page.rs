@@ -1171,11 +1171,12 @@ fn late_weights_are_waited_for() {
     server.fault(&file, Fault::Held);
     let browser = Browser::chromium(Gpu::NoAdapter);
     browser.open(&server.url("?engine=cpu&sampler=ddim&steps=2"));
-    assert!(!browser.is_enabled(&browser.find("button", "Sample a garment")));
-    let loading = || text(&browser, "loading-text");
-    browser.wait("it says what it waits for", || {
-        loading().contains("weights").then_some(())
+    browser.wait("the weights are asked for", || {
+        (times(&file, &server.asked()) > 0).then_some(())
     });
+    let status = browser.status();
+    assert!(status.contains("Starting the CPU engine"), "{status}");
+    assert!(!browser.is_enabled(&browser.find("button", "Sample a garment")));
     server.release(&file);
     browser.click(&browser.wait_enabled("button", "Sample a garment"));
     browser.wait_for("done");

@@ -193,7 +193,8 @@ pub(crate) fn rows<const D: usize>(x: &Tensor<D>, first: usize, count: usize) ->
 /// The same numbers in memory of their own.
 pub(crate) fn copied<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     let (device, shape) = (x.device(), x.dims());
-    let numbers: Vec<f32> = x.into_data().iter::<f32>().collect();
+    let numbers = x.into_data().try_to_vec::<f32>();
+    let numbers = numbers.expect("what is recorded is in f32");
     Tensor::from_data(TensorData::new(numbers, shape), &device)
 }
 
