@@ -15,9 +15,9 @@
 //! An engine for GPUs alone leaves the feature `cpu` out, and with it everything here that is not one of
 //! these kernels.
 //!
-//! This is the only crate with code for one backend or another. The rest of the workspace opens a device and
-//! sees plain functions on tensors; [`plain`] holds the same functions in Burn's own operations: the specification our own
-//! are tested against, and what runs where we have nothing better.
+//! This is the only crate with code for one backend or another. The rest of the workspace opens a device
+//! and sees plain functions on tensors; [`plain`] holds the same functions in Burn's own operations: the
+//! specification our own are tested against, and what runs where we have nothing better.
 //!
 //! Results and gradients do not depend on the number of threads or their timing.
 
@@ -184,6 +184,18 @@ pub struct Shifts {
     pub first: usize,
 }
 
+impl Shifts {
+    /// Whether there is a row for each of so many images, with so many channels in it.
+    fn fit(&self, images: usize, channels: usize) -> bool {
+        let [lines, columns] = self.table.dims();
+        let rows_fit = match &self.rows {
+            Some(rows) => rows.dims() == [images],
+            None => lines == 1 || lines == images,
+        };
+        rows_fit && self.first + channels <= columns
+    }
+}
+
 /// The short way around a residual block.
 #[derive(Debug, Clone)]
 pub struct Shortcut {
@@ -203,6 +215,9 @@ pub struct Shortcut {
 /// - `bias`: `[channels_out]`
 /// - `residual`: `[batch repeat, channels_out, h_out, w_out]`, added before anything is unfolded
 /// - result: `[batch repeat, channels_out / unfold^2, h_out unfold, w_out unfold]`
+///
+/// # Panics
+/// If the shapes do not fit each other.
 pub fn conv2d_around(
     x: Tensor<4>,
     weight: Tensor<4>,
@@ -415,8 +430,8 @@ pub fn rows<const D: usize>(x: &Tensor<D>, first: usize, count: usize) -> Tensor
     not_made_for((x, first, count))
 }
 
-/// [`rows`] for whoever keeps them. On a GPU it is the same memory, which is read as it is when its turn comes in
-/// the queue; on the CPU, where nothing waits for its turn, a copy.
+/// [`rows`] for whoever keeps them. On a GPU it is the same memory, which is read as it is when its turn
+/// comes in the queue; on the CPU, where nothing waits for its turn, a copy.
 ///
 /// # Panics
 /// As it does.
@@ -454,9 +469,9 @@ impl std::fmt::Debug for Recording {
 }
 
 impl Recording {
-    /// Runs `work` [`IN_EARNEST`] times in earnest, so that all it needs is compiled and allocated. On a GPU it
-    /// is then run on paper, so many `times`, which a replay repeats. On the CPU the last time in earnest is
-    /// what is recorded, of the operations of this crate, and a replay repeats that so many times.
+    /// Runs `work` [`IN_EARNEST`] times in earnest, so that all it needs is compiled and allocated. On a
+    /// GPU it is then run on paper, so many `times`, which a replay repeats. On the CPU the last time in
+    /// earnest is what is recorded, of the operations of this crate, and a replay repeats that so many times.
     ///
     /// # Errors
     /// The device's complaint. It may then refuse other recordings.

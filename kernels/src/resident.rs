@@ -63,7 +63,61 @@ impl Resident {
         if !crate::replays(device) {
             return Err(crate::cannot_record(device));
         }
-        let ResidentShape {
+        let dims = shape.dims();
+        Ok(Self {
+            x: zeros(dims.image, device),
+            previous: zeros(dims.image, device),
+            rows: integer_zeros(dims.rows, device),
+            coefficients: zeros(dims.coefficients, device),
+            shifts: zeros(dims.shifts, device),
+            noise: zeros(dims.noise, device),
+            log: zeros(dims.log, device),
+        })
+    }
+
+    /// Whether a prediction of this shape is one for each row, and all lengths are those of one walk.
+    pub(crate) fn fits(&self, prediction: [usize; 4]) -> bool {
+        let [images, _, size, _] = self.x.dims();
+        let [rows] = self.rows.dims();
+        let shape = ResidentShape {
+            images,
+            size,
+            guided: rows > images,
+            steps: self.coefficients.dims()[0],
+            channels: self.shifts.dims()[1],
+            noise_rows: self.noise.dims()[0],
+            log_rows: self.log.dims()[0],
+        };
+        let dims = Dims {
+            image: self.x.dims(),
+            rows,
+            coefficients: self.coefficients.dims(),
+            shifts: self.shifts.dims(),
+            noise: self.noise.dims(),
+            log: self.log.dims(),
+        };
+        dims == shape.dims()
+            && self.previous.dims() == dims.image
+            && prediction == [rows, 1, size, size]
+            && shape.noise_rows > 0
+            && shape.log_rows > 0
+    }
+}
+
+/// What each tensor of a [`Resident`] measures.
+#[derive(PartialEq, Eq)]
+struct Dims {
+    image: [usize; 4],
+    rows: usize,
+    coefficients: [usize; 2],
+    shifts: [usize; 2],
+    noise: [usize; 4],
+    log: [usize; 4],
+}
+
+impl ResidentShape {
+    fn dims(&self) -> Dims {
+        let Self {
             images,
             size,
             guided,
@@ -71,36 +125,16 @@ impl Resident {
             channels,
             noise_rows,
             log_rows,
-        } = shape;
+        } = *self;
         let halves = 1 + usize::from(guided);
-        let image = [images, 1, size, size];
-        Ok(Self {
-            x: zeros(image, device),
-            previous: zeros(image, device),
-            rows: integer_zeros(halves * images, device),
-            coefficients: zeros([steps, COEFFICIENTS], device),
-            shifts: zeros([halves * steps, channels], device),
-            noise: zeros([noise_rows, images, size, size], device),
-            log: zeros([log_rows, 2 * images, size, size], device),
-        })
-    }
-
-    /// Whether a prediction of this shape is one for each row, and all lengths are those of one walk.
-    pub(crate) fn fits(&self, prediction: [usize; 4]) -> bool {
-        let [images, _, height, width] = self.x.dims();
-        let [rows] = self.rows.dims();
-        let [steps, columns] = self.coefficients.dims();
-        let tables = [self.noise.dims(), self.log.dims()];
-        rows.is_multiple_of(images)
-            && (1..=2).contains(&(rows / images))
-            && prediction == [rows, 1, height, width]
-            && self.x.dims() == [images, 1, height, width]
-            && self.previous.dims() == self.x.dims()
-            && columns == COEFFICIENTS
-            && self.shifts.dims()[0] == rows / images * steps
-            && tables.iter().all(|[rows, ..]| *rows > 0)
-            && tables.map(|[_, images, ..]| images) == [images, 2 * images]
-            && tables.iter().all(|[.., h, w]| [*h, *w] == [height, width])
+        Dims {
+            image: [images, 1, size, size],
+            rows: halves * images,
+            coefficients: [steps, COEFFICIENTS],
+            shifts: [halves * steps, channels],
+            noise: [noise_rows, images, size, size],
+            log: [log_rows, 2 * images, size, size],
+        }
     }
 }
 

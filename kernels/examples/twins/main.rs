@@ -1,9 +1,9 @@
 //! Every kernel for GPUs, and the CPU's own operations, against their plain twins, in the browser.
 //!
 //! `cargo xtask test` builds this with the page's Burn, and `tests/tests/kernels.rs` runs it in
-//! Chromium, Firefox and, for the CPU, WebKit. An example and no test, because a test would be built with another Burn (its harness
-//! switches on features of shared dependencies) and would be a module whose static constructors run
-//! again at every call from JavaScript.
+//! Chromium, Firefox and, for the CPU, WebKit. An example and no test, because a test would be built
+//! with another Burn (its harness switches on features of shared dependencies) and would be a module
+//! whose static constructors run again at every call from JavaScript.
 
 #[cfg(target_arch = "wasm32")]
 mod comparisons;

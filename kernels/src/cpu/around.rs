@@ -60,12 +60,9 @@ pub(crate) fn conv2d_around(
             && residual
                 .as_ref()
                 .is_none_or(|residual| residual.dims() == made)
-            && shifts.as_ref().is_none_or(|shifts| {
-                let [lines, columns] = shifts.table.dims();
-                let rows = shifts.rows.as_ref().map(|rows| rows.dims()[0]);
-                shifts.first + channels <= columns
-                    && rows.map_or(lines == 1 || lines == images, |rows| rows == images)
-            }),
+            && shifts
+                .as_ref()
+                .is_none_or(|shifts| shifts.fit(images, channels)),
         "conv2d: bias, shifts, residual and what is unfolded must fit {made:?}"
     );
     let shortcut = shortcut.map(|shortcut| {

@@ -160,7 +160,6 @@ pub(crate) fn conv2d(
     let shortcut = around.shortcut.as_ref();
     let rows = shifts.and_then(|shifts| shifts.rows.as_ref());
     let images = images_in * around.repeat;
-    let fits = fits && rows.is_none_or(|rows| rows.dims()[0] == images);
     if !fits {
         return None;
     }
@@ -169,11 +168,7 @@ pub(crate) fn conv2d(
     let is = |x: &Tensor<4>, channels: usize| x.dims() == [images, channels, made[2], made[3]];
     let around_fits = bias.is_none_or(|bias| bias.dims() == [channels_out])
         && around.residual.as_ref().is_none_or(|x| x.dims() == made)
-        && shifts.is_none_or(|shifts| {
-            let [lines, columns] = shifts.table.dims();
-            shifts.first + channels_out <= columns
-                && (rows.is_some() || lines == 1 || lines == images)
-        })
+        && shifts.is_none_or(|shifts| shifts.fit(images, channels_out))
         && shortcut.is_none_or(|Shortcut { x, concat, weight }| {
             let of_both = channels(x) + concat.as_ref().map_or(0, channels);
             is(x, channels(x))
