@@ -115,7 +115,11 @@ impl Server {
     }
 
     /// This goes wrong with a file the next time it is asked for, and not again.
+    ///
+    /// # Panics
+    /// If it is [`Fault::Held`]: nothing would wait for [`Self::release`].
     pub fn fault_once(&self, file: &str, fault: Fault) {
+        assert_ne!(fault, Fault::Held, "held once is let go at once");
         self.state().once.insert(file.to_owned(), fault);
     }
 

@@ -222,15 +222,26 @@ fn noising_is_q_sample_and_denoising_goes_back_from_there() {
         black.iter().all(|level| *level == 0),
         "an empty pad is black"
     );
-    browser.type_keys(&pad, " ");
+    // From the middle three columns to the right and one row up.
+    browser.type_keys(&pad, "\u{e014}\u{e014}\u{e014}\u{e013} ");
     browser.wait("the brush has painted", || {
         let levels = browser.canvas(&pad).1;
         // The brush is soft: a touch is lighter in its middle than at its edge, and nowhere white.
         levels.iter().any(|level| *level > 100).then_some(())
     });
     // Nothing but the words says where the brush is.
-    wait_text(&browser, "noising-x-0-text", "Brush at column 15, row 15");
-    let drawn: Vec<f32> = browser.canvas(&pad).1.into_iter().map(to_network).collect();
+    wait_text(&browser, "noising-x-0-text", "Brush at column 18, row 14");
+    let painted = browser.canvas(&pad).1;
+    let middle = |place: fn(usize) -> usize| {
+        let ink = |i: usize| f64::from(painted[i]);
+        let moment: f64 = (0..PIXELS).map(|i| ink(i) * (place(i) as f64 + 0.5)).sum();
+        moment / (0..PIXELS).map(ink).sum::<f64>()
+    };
+    // A place between two pixels: the words name the one after it.
+    let [column, row] = [middle(|i| i % 28), middle(|i| i / 28)];
+    let off = (column - 17.0).hypot(row - 13.0);
+    assert!(off < 0.01, "painted at {column}, {row}");
+    let drawn: Vec<f32> = painted.into_iter().map(to_network).collect();
     let expected = to_pixels(&q_sample(schedule, &drawn, 19, &noise));
     // The pad's grey levels are rounded to 255 on the canvas.
     assert_close(

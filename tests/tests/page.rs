@@ -252,8 +252,8 @@ const START: &str = "
                 while (inbox.length == 0) await new Promise((resolve) => { wake = resolve; });
                 heard.push(inbox.shift());
                 const [{ type: found, message }] = heard.at(-1);
-                if (found == 'error') throw new Error(message);
                 if (found == type) return heard;
+                if (found == 'error') throw new Error(message);
             }
         };
         worker.postMessage({ engine });
@@ -429,6 +429,72 @@ fn the_shipped_engines_take_the_samplers_steps() {
                 let off = distance(next, &values(expected));
                 assert!(off <= TOLERANCE, "{what}, step {index}: off by {off}");
             }
+        }
+    }
+}
+
+/// What no page of ours asks for, but another's may, is a sentence, and the engine serves the next.
+#[test]
+fn what_an_engine_cannot_compute_is_a_sentence() {
+    let schedule = load(&data("tiny.bpk")).diffusion.schedule;
+    let one_step = Sampler::Ddpm.plan(&schedule, 1).unwrap();
+    let below = one_step[0].t - 1;
+    let run = |change: Value, picture: Value| {
+        let mut send = json!({ "type": "run", "run": 1, "picture": picture, "paused": false });
+        send.as_object_mut()
+            .unwrap()
+            .extend(change.as_object().unwrap().clone());
+        send
+    };
+    let begun_at =
+        |t: usize, branches: &[u32]| json!({ "start": { "t": t, "branches": branches } });
+    let (one, image) = (request("ddpm", 1, "coat"), vec![0.5; PIXELS]);
+    let cases = [
+        (
+            run(json!({ "first": u32::MAX }), one.clone()),
+            None,
+            "no image of such a number",
+        ),
+        (
+            run(begun_at(below, &[0]), one.clone()),
+            Some(&image[..]),
+            "no step to take",
+        ),
+        (
+            run(begun_at(999, &[0, 1]), one.clone()),
+            Some(&image[..]),
+            "as many branches",
+        ),
+        (
+            run(begun_at(999, &[0]), one.clone()),
+            Some(&image[1..]),
+            "784 pixels each, not 783",
+        ),
+        (
+            run(begun_at(1000, &[0]), one.clone()),
+            Some(&image[..]),
+            "from 0 to 999, not 1000",
+        ),
+        (run(json!({}), coats((65, 1.0, 1))), None, "1 to 64 images"),
+        (run(json!({}), coats((1, 1.0, 1001))), None, "1000"),
+        (run(json!({}), request("ddpm", 1, "hat")), None, "hat"),
+        (run(json!({}), request("euler", 1, "coat")), None, "euler"),
+    ];
+    let mut requests: Vec<Value> = (cases.iter())
+        .map(|(send, buffer, _)| json!({ "send": send, "buffer": buffer, "until": ["error"] }))
+        .collect();
+    requests.push(json!({ "send": run(json!({}), one), "until": ["done"] }));
+    for engine in ["webgpu", "cpu"] {
+        let answer = ask_engine(engine, json!(requests));
+        let answers = answer["answers"].as_array().unwrap();
+        assert_eq!(answers.len(), requests.len());
+        for ((_, _, words), answer) in cases.iter().zip(answers) {
+            let (code, message) = (&answer[0]["code"], answer[0]["message"].as_str().unwrap());
+            assert!(message.contains(words), "{engine}: {words}: {message}");
+            assert_eq!(
+                (code, &answer[0]["fatal"]),
+                (&json!("picture"), &json!(false))
+            );
         }
     }
 }
