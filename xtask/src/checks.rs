@@ -3,7 +3,8 @@
 //! Burn is large, and each set of features is another Burn to compile. So there is one native set
 //! for all that runs (tests and benches), one for whatever is only checked (clippy and the docs: with
 //! CUDA and Vulkan, which contains the rest), and for the browser what the page is built from. Nothing
-//! is built a second time for the tests of the page: they drive the page of `dist/`.
+//! is built a second time for the tests of the page: they drive the page of `dist/`. Only what is
+//! measured is compiled as it is released: in the profile `checks`, most of Burn is not optimised.
 
 use std::{
     env,
@@ -22,7 +23,10 @@ use crate::{
 
 /// All crates that compile natively. The engine is for the browser alone; of the page, what touches
 /// no browser is tested here.
-const NATIVE: [&str; 4] = ["--release", "--workspace", "--exclude", "engine"];
+const NATIVE: [&str; 3] = ["--workspace", "--exclude", "engine"];
+
+/// How they are compiled to be checked: sooner, see `Cargo.toml`.
+const CHECKS: [&str; 2] = ["--profile", "checks"];
 
 /// The devices the trainer knows, for what is checked and not run.
 const DEVICES: [&str; 2] = ["--features", "trainer/cuda,fashion-ddpm-tests/gpu"];
@@ -76,6 +80,7 @@ fn run_all(toolbox: &mut Toolbox, report: &mut Report) -> Result<(), Failure> {
     })?;
     report.phase("clippy", || {
         run(without_llvm(&mut cargo(toolbox, "clippy"))
+            .args(CHECKS)
             .args(NATIVE)
             .args(DEVICES)
             .arg("--all-targets")
@@ -89,7 +94,10 @@ fn run_all(toolbox: &mut Toolbox, report: &mut Report) -> Result<(), Failure> {
     report.phase("docs", || {
         let mut native = cargo(toolbox, "doc");
         let mut web = browser(cargo(toolbox, "doc"), toolbox);
-        without_llvm(&mut native).args(NATIVE).args(DEVICES);
+        without_llvm(&mut native)
+            .args(CHECKS)
+            .args(NATIVE)
+            .args(DEVICES);
         web.args(["--package", "app"]);
         for doc in [&mut native, &mut web] {
             run(doc.arg("--no-deps").env("RUSTDOCFLAGS", "-D warnings"))?;
@@ -101,16 +109,17 @@ fn run_all(toolbox: &mut Toolbox, report: &mut Report) -> Result<(), Failure> {
 
     let mut tests = cargo(toolbox, "test");
     tests
+        .args(CHECKS)
         .args(NATIVE)
         .args(RUNS)
         .env("FASHION_DDPM_DIST", page::dist(toolbox))
         .env("FASHION_DDPM_WASM_DIR", page::modules(toolbox))
         .env("FASHION_DDPM_TWINS", twins)
-        .env("FASHION_DDPM_BENCH", measurer(toolbox))
+        .env("FASHION_DDPM_BENCH", measurer(toolbox, CHECKS[1]))
         .envs(browsers);
     // Compiling is most of the first run and nothing of the next: a figure of its own.
     let mut compile = cargo(toolbox, "test");
-    compile.args(NATIVE).args(RUNS).arg("--no-run");
+    compile.args(CHECKS).args(NATIVE).args(RUNS).arg("--no-run");
     report.phase("compiling the tests", || run(&mut compile))?;
     let mut closing_lines = Vec::new();
     let outcome = report.phase("tests", || {
@@ -147,7 +156,7 @@ pub fn bench(
         figures.push('\n');
     };
     let mut benches = cargo(toolbox, "bench");
-    benches.args(&NATIVE[1..]).args(RUNS).args(["--bench", "*"]);
+    benches.args(NATIVE).args(RUNS).args(["--bench", "*"]);
     if word.is_none() {
         echo(&mut benches, &mut keep)?;
     }
@@ -198,15 +207,19 @@ fn engines(toolbox: &mut Toolbox) -> Result<(PathBuf, PathBuf), Failure> {
     let onnxruntime_web = setup::onnxruntime_web(toolbox)?;
     page::build(toolbox, OsStr::new("./"))?;
     let mut compile = cargo(toolbox, "build");
-    compile.args(NATIVE).args(RUNS).args(["--example", "bench"]);
+    compile
+        .arg("--release")
+        .args(NATIVE)
+        .args(RUNS)
+        .args(["--example", "bench"]);
     run(&mut compile)?;
-    Ok((measurer(toolbox), onnxruntime_web))
+    Ok((measurer(toolbox, "release"), onnxruntime_web))
 }
 
-/// The program that measures the page, an example of the tests and built with them.
-fn measurer(toolbox: &Toolbox) -> PathBuf {
-    let program = format!("release/examples/bench{}", env::consts::EXE_SUFFIX);
-    toolbox.target.join(program)
+/// The program that measures the page, an example of the tests and built with them in some profile.
+fn measurer(toolbox: &Toolbox, profile: &str) -> PathBuf {
+    let program = format!("bench{}", env::consts::EXE_SUFFIX);
+    toolbox.target.join(profile).join("examples").join(program)
 }
 
 /// Copies those files of a folder that are wanted.
